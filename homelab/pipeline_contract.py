@@ -21,6 +21,7 @@ class ExitStatus:
     key_refused: int
     build_failed: int
     bad_input: int
+    not_due: int
 
 
 _CONTRACT: dict[str, Any] = json.loads(bundled_path("pipelines/shared/scripts/contract.json").read_text())

@@ -39,6 +39,8 @@ def _completer(
 
 
 def _log_targets(context: typer.Context, inventory: Inventory) -> Iterable[str]:
+    from homelab.runtime.log_sources import units_of
+
     given = context.params.get("targets") or ()
     named = [container for container in inventory.containers if container.name in given]
     if not given:
@@ -46,8 +48,7 @@ def _log_targets(context: typer.Context, inventory: Inventory) -> Iterable[str]:
         yield from (pipeline.name for pipeline in inventory.pipelines)
     for container in named or inventory.containers:
         yield from container.services
-        for service in container.services.values():
-            yield from (unit.removesuffix(".service") for unit in service.units())
+        yield from (unit.removesuffix(".service") for unit in units_of(inventory, container))
 
 
 def _secrets(_: typer.Context, inventory: Inventory) -> Iterable[str]:

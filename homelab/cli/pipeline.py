@@ -40,8 +40,11 @@ def register(app: typer.Typer) -> None:
 
 
 def query(
-    sql: Annotated[str | None, typer.Argument(help="One SQL statement for DuckDB; default: a shell.")] = None,
+    sql: Annotated[str | None, typer.Argument(help="One SQL statement; default: a shell.")] = None,
     pipeline: PipelineOption = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="Query weather_now in PostgreSQL instead, the newest reading of each city.")
+    ] = False,
     at: Annotated[
         datetime | None,
         typer.Option(
@@ -53,20 +56,22 @@ def query(
 ) -> None:
     """Query the published marts of a pipeline. A query never waits for a build and never sees half of one.
 
-    Without SQL, opens a shell: statements end with a semicolon, .help lists its commands. Piped statements run one by
-    one.
+    The SQL is DuckDB's, and PostgreSQL's with --now. Without SQL, opens a shell: statements end with a semicolon, .help
+    lists its commands. Piped statements run one by one.
 
     Example:  homelab query "select * from weather_daily order by observation_date desc limit 10"
 
     Example:  homelab query --at 2026-11-01 "select * from weather_records"
+
+    Example:  homelab query --now "select city, temperature_c, observation_timestamp from weather_now"
     """
     from homelab.commands.query import query as run_query
 
     session = settings.session()
     if sql is None:
-        run_shell(lambda statement: run_query(session, statement, pipeline, at), as_json)
+        run_shell(lambda statement: run_query(session, statement, pipeline, at, now=now), as_json)
         return
-    show_result(run_query(session, sql, pipeline, at), as_json)
+    show_result(run_query(session, sql, pipeline, at, now=now), as_json)
 
 
 def show_result(rows: Rows, as_json: bool) -> None:

@@ -106,7 +106,7 @@ def logs(
     for name, selection in selected.items():
         texts = []
         if selection.units is not None:
-            known = units_of(select_containers(session.inventory, [name])[0])
+            known = units_of(session.inventory, select_containers(session.inventory, [name])[0])
             texts.append(journal_command(selection.units, known, chosen, now))
         if sources := list(file_sources(session.inventory, selection)):
             texts.append(reader_command(sources, file_limits(chosen, now)))

@@ -35,4 +35,4 @@ def pipelines(inventory: Inventory) -> Sequence[ListedPipeline]:
 
 
 def _schedule(pipeline: Pipeline, weather: Weather | None) -> str:
-    return weather.schedule if weather and pipeline.is_weather else pipeline.schedule or ""
+    return weather.shown_schedule if weather and pipeline.is_weather else pipeline.schedule or ""

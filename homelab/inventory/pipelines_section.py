@@ -12,6 +12,7 @@ from homelab.inventory.dashboards_folder import with_dashboards
 from homelab.inventory.declaration import SectionOf, declaration_of
 from homelab.inventory.pipeline_manifest import Manifest, read_manifest
 from homelab.inventory.pipeline_reads import with_reads
+from homelab.inventory.pipeline_stream import with_stream
 from homelab.inventory.section import Section
 from homelab.inventory.value_types import ValueType, anchored, nullable
 from homelab.inventory.weather_section import WeatherSection
@@ -98,6 +99,9 @@ def read_pipelines(section: Section, containers: Sequence[Container], weather: W
             if lake and (error := _lake_error(manifest.pipeline, containers)):
                 section.problem(error, name, "target")
     found = with_reads(manifests, section.data)
+    if weather:
+        at = section.below(WEATHER)
+        found = tuple(with_stream(each, weather, at) if each.is_weather else each for each in found)
     if any(service.imports_dashboards for each in containers for service in each.services.values()):
         found = with_dashboards(found, section.problems)
     _check_airflow_objects(section, containers, found)

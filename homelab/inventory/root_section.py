@@ -95,6 +95,8 @@ def read(path: Path, root: Section) -> Inventory:
         _check_archive(pipelines.below(WEATHER), containers)
     if built_in and built_in.to == BROKER and containers:
         _check_broker(pipelines.below(WEATHER), containers)
+    if built_in and built_in.stream and built_in.stream.build_every and containers:
+        _check_on_data(pipelines.below(WEATHER), containers)
     all_pipelines = read_pipelines(pipelines, containers, built_in)
     packages = package_sources(found.get("packages", root.below("packages")), [c.template for c in containers])
     if root.problems.found or proxmox is None or subnet is None:
@@ -131,6 +133,15 @@ def _check_broker(section: Section, containers: Sequence[Container]) -> None:
     for needed in (BROKER, "consumer"):
         if not any(needed in container.services for container in containers):
             section.problem(f"needs the service `{needed}`, which no container has: add it, or write `postgres`", "to")
+
+
+def _check_on_data(section: Section, containers: Sequence[Container]) -> None:
+    """Add a problem for builds after new rows without an Airflow that has assets."""
+    found = [service for container in containers for name, service in container.services.items() if name == "airflow"]
+    if not found:
+        section.problem("needs the service `airflow`, which starts the builds: add it, or write `stream`", "schedule")
+    elif any(getattr(service, "version", "") == "2.11" for service in found):
+        section.problem('needs `version: "3.3"` of `airflow`, as 2.11 has no assets; or write `stream`', "schedule")
 
 
 def _check_bridges(root: Section, containers: Sequence[Container]) -> None:

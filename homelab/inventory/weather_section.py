@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,10 +14,14 @@ from homelab.inventory.section import Section
 from homelab.inventory.value_types import anchored
 from homelab.model import City, Weather
 from homelab.model.lake import TargetSection
-from homelab.model.options import Option
+from homelab.model.options import Duration, Option
+from homelab.model.weather_settings import ON_DATA, STREAM, Freshness, Stream
 from homelab.paths import bundled_path
 
 _RUN = 10  # minutes that the ingestion has for one run
+_HOUR = Duration("1h")
+_MONTH = 31 * 86400  # seconds
+_FREE_RATE, _FREE_MONTH = 60, 1_000_000  # requests a minute and a month
 _CITY = Option(
     expected='a name such as "Berlin,DE", or a mapping with name and id or latitude and longitude',
     shorthand="name",
@@ -69,12 +74,28 @@ class WeatherSection(TargetSection):
     schedule: Annotated[
         str,
         Option(
-            "Schedule of the pipeline: a preset, or the five fields of cron.",
+            "Schedule of the pipeline: a preset, or the five fields of cron. `stream`: a service fetches all the time, "
+            "and Airflow builds every hour; `on_data`: Airflow builds after new rows instead.",
             expected="a schedule",
-            examples=(*schedule.PRESETS, "*/30 * * * *"),
-            schema={"pattern": anchored(schedule.PATTERN)},
+            examples=(*schedule.PRESETS, "*/30 * * * *", STREAM, ON_DATA),
+            schema={"pattern": anchored(f"{STREAM}|{ON_DATA}|{schedule.PATTERN}")},
         ),
     ] = "@hourly"
+    every: Annotated[
+        Duration | None,
+        Option("With a stream: time between two requests for a city; default 60s.", low=Duration("10s"), high=_HOUR),
+    ] = None
+    expected_every: Annotated[
+        Freshness | None,
+        Option("With a stream: longest time between two new rows; later, it is reported as late. Default 30m."),
+    ] = None
+    build_every: Annotated[
+        Duration | None,
+        Option("With `on_data`: shortest time between two builds; default 10m.", low=Duration("1m"), high=_HOUR),
+    ] = None
+    build_rows: Annotated[
+        int | None, Option("With `on_data`: new rows that start a build; default 1.", low=1, high=1_000_000)
+    ] = None
     api_url: Annotated[
         str,
         Option("URL of OpenWeather's API.", pattern=r"https?://[^\s/?#]+(/[^\s?#]*)?", expected="an http or https URL"),
@@ -104,12 +125,13 @@ def weather(section: Section) -> Weather:
     found: WeatherSection = declaration_of(WeatherSection).build(section)
     cities = found.cities if isinstance(found.cities, list) else []
     _check_cities(section, cities, found.rate_limit)
-    if error := schedule.error_in(found.schedule):
+    stream = _stream(section, found, len(cities))
+    if not stream and (error := schedule.error_in(found.schedule)):
         section.problem(error, "schedule")
     return Weather(
         cities=tuple(cities),
         units=found.units,
-        schedule=found.schedule,
+        schedule=stream.schedule if stream else found.schedule,
         api_url=found.api_url.rstrip("/"),
         api_key_file=found.api_key_file,
         cities_file=found.cities.file if isinstance(found.cities, CitiesFile) else None,
@@ -119,7 +141,55 @@ def weather(section: Section) -> Weather:
         to=found.to,
         folder=found.path or bundled_path("pipelines/weather"),
         lake=found.lake,
+        stream=stream,
     )
+
+
+def _stream(section: Section, found: WeatherSection, cities: int) -> Stream | None:
+    """Return the settings of the stream; None for runs on a schedule."""
+    on_data = found.schedule == ON_DATA
+    if not on_data:
+        for key in ("build_every", "build_rows"):
+            if section.has(key):
+                section.problem(f"is for `schedule: {ON_DATA}`", key)
+    if found.schedule not in (STREAM, ON_DATA):
+        for key in ("every", "expected_every"):
+            if section.has(key):
+                section.problem(f"is for `schedule: {STREAM}` and `schedule: {ON_DATA}`", key)
+        return None
+    every = found.every or Duration("60s")
+    if error := stream_error(cities, every.seconds, found.rate_limit):
+        section.problem(error, "every" if section.has("every") else "schedule")
+    return Stream(
+        every=every,
+        expected_every=found.expected_every or "30m",
+        build_every=(found.build_every or Duration("10m")) if on_data else None,
+        build_rows=found.build_rows or 1,
+    )
+
+
+def stream_error(cities: int, every: float, rate_limit: int) -> str:
+    """Return the reason why OpenWeather's limits do not allow a stream with `every` in seconds, or "".
+
+    The free plan, which `rate_limit` up to 60 stands for, also has a limit of requests a month:
+    https://openweathermap.org/price
+    """
+    minutely, monthly = cities * 60 / every, cities * _MONTH / every
+    asked = f"{cities} {'city' if cities == 1 else 'cities'} every {every:g}s are"
+    if not rate_limit:
+        return ""
+    if minutely > rate_limit:
+        limit, needed = f"`rate_limit` allows {rate_limit}", ceil(cities * 60 / rate_limit)
+        return f"{asked} {minutely:,.0f} requests a minute, and {limit}: {_longer(needed)}"
+    if rate_limit <= _FREE_RATE and monthly > _FREE_MONTH:
+        calculated = f"{asked} {cities} x {_MONTH / every:,.0f} = {monthly:,.0f} requests"
+        limit, needed = f"OpenWeather's free plan has {_FREE_MONTH:,}", ceil(cities * _MONTH / _FREE_MONTH)
+        return f"{calculated} in 31 days, and {limit}: {_longer(needed)}, or set `rate_limit` to that of your plan"
+    return ""
+
+
+def _longer(seconds: int) -> str:
+    return f"write `every: {seconds}s` or longer" if seconds <= _HOUR.seconds else "remove cities"
 
 
 def _is_timezone(name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 FETCH, BUILD, CHECK = "fetch", "build", "check"
+BUILD_DUE: Final = "build_due"  # tells whether enough new rows wait for a build
 Stage = Literal["ingestion", "analytics"]  # also the name of its service, and of its connection in Airflow
 INGESTION: Final = "ingestion"
 ANALYTICS: Final = "analytics"
@@ -13,4 +14,4 @@ STAGES: tuple[Stage, ...] = (INGESTION, ANALYTICS)
 
 def stage_of(command: str) -> Stage:
     """Return the stage of a command: builds, with the tables that they publish, or all other scripts."""
-    return ANALYTICS if command == BUILD else INGESTION
+    return ANALYTICS if command in (BUILD, BUILD_DUE) else INGESTION

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from homelab.model.lake import Lake
-from homelab.model.options import Option
+from homelab.model.options import Duration, Option
+
+Freshness = Literal["10m", "15m", "20m", "30m", "1h"]
+STREAM: Final = "stream"  # the ingestion is a service, and Airflow builds every hour
+ON_DATA: Final = "on_data"  # the same, and Airflow builds after new rows
+# OpenWeather renews its observations every 10 minutes, so no schedule of the marts is shorter.
+_EXPECTED = {
+    "10m": "*/10 * * * *",
+    "15m": "*/15 * * * *",
+    "20m": "*/20 * * * *",
+    "30m": "*/30 * * * *",
+    "1h": "@hourly",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +49,28 @@ class City:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """Settings of the streaming ingestion, which asks for each city every `every`."""
+
+    every: Duration
+    expected_every: Freshness  # longest time between two new rows
+    build_every: Duration | None = None  # shortest time between two builds that new rows start; None: hourly builds
+    build_rows: int = 1  # new rows that start a build
+
+    @property
+    def schedule(self) -> str:
+        """The times at which the marts expect an observation of each city."""
+        return _EXPECTED[self.expected_every]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Weather:
     """Settings of the weather pipeline."""
 
     folder: Path  # the built-in one, or the user's copy
     cities: tuple[City, ...]
     units: Literal["standard", "metric", "imperial"]
-    schedule: str
+    schedule: str  # of the ingestion; a stream has the times at which the marts expect an observation
     api_url: str
     api_key_file: Path
     cities_file: Path | None = None  # replaces `cities`, which is empty then
@@ -52,3 +79,16 @@ class Weather:
     archive_months: int = 0  # whole months of raw rows in PostgreSQL before they move to object storage; 0: all
     to: Literal["postgres", "broker"] = "postgres"  # destination of the ingestion
     lake: Lake | None = None  # or one DuckDB file
+    stream: Stream | None = None  # or runs of the ingestion on the schedule
+
+    @property
+    def shown_schedule(self) -> str:
+        """The schedule as in the inventory."""
+        if self.stream is None:
+            return self.schedule
+        return ON_DATA if self.stream.build_every else STREAM
+
+    @property
+    def build_schedule(self) -> str:
+        """The schedule of the DAG, which a build after new rows does not use."""
+        return "@hourly" if self.stream else self.schedule

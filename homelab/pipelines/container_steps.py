@@ -15,6 +15,7 @@ from homelab.pipelines.layout import EXTENSIONS, SHARED_SCRIPTS, SHARED_VENV, La
 from homelab.pipelines.published_files import read_by_others, readers_group
 from homelab.pipelines.published_tables import project_files
 from homelab.pipelines.schema_step import SchemaVersions
+from homelab.pipelines.stream import stream_of, stream_steps
 from homelab.pipelines.weather import BROKER_USER, broker_secret, cities_file, weather_variables
 from homelab.render import render
 from homelab.sandbox import Sandbox
@@ -83,10 +84,12 @@ def _data_folder(layout: Layout, read: Collection[str]) -> Directory:
     return Directory(layout.data, user, user, 0o750)
 
 
-def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str, defaults: Limits) -> Sequence[Step]:
+def pipeline_steps(
+    context: ServiceContext, pipeline: Pipeline, ca_file: str, defaults: Limits, platform: Sequence[Step]
+) -> Sequence[Step]:
     """Return the steps of a pipeline's stages on a container; the failure of one skips only those of the same pipeline.
 
-    Raises InputError if its packages are not locked.
+    `platform` are the steps for the files that all pipelines use. Raises InputError if its packages are not locked.
     """
     if pipeline.lock_error:
         raise InputError(
@@ -100,13 +103,16 @@ def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str, de
     role = pipeline.grant_of(stages[0]).role
     text = environment_text(context, layout, stages, str(postgres.address), ca_file)
     environment = File(layout.environment, text, group=layout.sandbox.user, mode=0o640)
+    secrets = File(layout.secrets, _secrets(context, layout), group=layout.sandbox.user, mode=0o640, secret=True)
+    scripts = list(_scripts(context, layout, part))
+    streams = INGESTION in stages and stream_of(context.inventory, pipeline)
     return (
         Directory(layout.root),
         _data_folder(layout, read_by_others(context.inventory) if ANALYTICS in stages else ()),
         layout.sandbox.file(),
-        File(layout.secrets, _secrets(context, layout), group=layout.sandbox.user, mode=0o640, secret=True),
+        secrets,
         environment,
-        *_scripts(context, layout, part),
+        *scripts,
         WaitFor(
             f"{postgres.name} accepts {role}",
             layout.run("psql -qAtc 'select 1'"),
@@ -116,6 +122,7 @@ def pipeline_steps(context: ServiceContext, pipeline: Pipeline, ca_file: str, de
             part=part,
         ),
         *_tables_and_models(context, layout, part, defaults),
+        *(stream_steps(layout, part, [*platform, secrets, environment, *scripts]) if streams else ()),
     )
 
 

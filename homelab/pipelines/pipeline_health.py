@@ -10,8 +10,10 @@ from typing import Any
 
 from homelab.host import UNREADABLE, Result, argv
 from homelab.model import Health, Pipeline
+from homelab.model.weather_settings import Stream
 from homelab.pipelines.build_report import failed_nodes
 from homelab.pipelines.layout import Layout
+from homelab.pipelines.stream import stream_problems
 
 _LONGEST = 1000  # characters of the summary
 
@@ -21,11 +23,15 @@ _NO_RESULT = Result("", 0, b"")
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The answers to `build_probe`, and of Airflow: the last runs of the DAG, newest first, and `t` if it is paused."""
+    """The answers to `build_probe`, and of Airflow: the last runs of the DAG, newest first, and `t` if it is paused.
+
+    `stream` is the state of the stream, for a pipeline that has one.
+    """
 
     build: Result
     runs: Result
     paused: Result = _NO_RESULT
+    stream: Result = _NO_RESULT
 
 
 class NoReport(Exception):
@@ -41,13 +47,15 @@ def build_probe(pipeline: Pipeline) -> str:
     return layout.read_data("last_build.json")
 
 
-def assess(pipeline: Pipeline, answers: Answers, now: datetime) -> Health:
+def assess(pipeline: Pipeline, answers: Answers, now: datetime, stream: Stream | None = None) -> Health:
     """Return the health of a pipeline."""
     try:
         report = _report(pipeline, answers.build)
         build = report["last_build"]
         recent: list[dict[str, Any]] = json.loads(answers.runs.text) if answers.runs.ok else []
         problems = [*_run_problems(pipeline, recent), *_build_problems(pipeline, build, now)]
+        if stream:
+            problems += stream_problems(stream, answers.stream, now)
         if answers.paused.ok and answers.paused.text == "t":
             problems.append("its DAG is paused: switch it on in the web UI of Airflow")
         if build and build["status"] == "success" and report.get("published_bytes", 0) is None:

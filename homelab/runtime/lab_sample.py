@@ -14,9 +14,11 @@ from typing import Any
 from homelab.errors import HomelabError
 from homelab.host import UNREADABLE, Result, argv
 from homelab.model import Container, Inventory, Pipeline
-from homelab.model.stages import ANALYTICS
+from homelab.model.stages import ANALYTICS, INGESTION
+from homelab.model.weather_settings import Stream
 from homelab.pipelines.layout import Layout
 from homelab.pipelines.pipeline_health import Answers, assess
+from homelab.pipelines.stream import stream_of, stream_probe
 from homelab.runtime.concurrency import run_all, start
 from homelab.runtime.connections import Connection
 from homelab.runtime.container_states import ContainerState, container_states
@@ -115,7 +117,7 @@ class Sampler:
             lab=inventory.lab,
             time=now,
             containers=samples,
-            pipelines=[_pipeline(each, parts, now) for each in pipelines],
+            pipelines=[_pipeline(each, parts, now, stream_of(inventory, each)) for each in pipelines],
             database=activity,
             history=self._history.history(),
             logs=sorted(line for each in answers.values() for line in each.lines),
@@ -132,6 +134,9 @@ class Sampler:
             probes |= {f"paused {each.name}": is_paused(each.dag_id) for each in pipelines}
         if ANALYTICS in self._session.inventory.stages_on(container):
             probes |= {f"build {each.name}": Layout(each).read_data("last_build.json") for each in pipelines}
+        if INGESTION in self._session.inventory.stages_on(container):
+            streaming = [each for each in pipelines if stream_of(self._session.inventory, each)]
+            probes |= {f"stream {each.name}": stream_probe(each) for each in streaming}
         if "prometheus" in container.services:
             probes |= {f"history {number}": probe for number, probe in enumerate(self._history.probes())}
         return probes
@@ -174,7 +179,7 @@ class _ContainerReader:
         self.container, self._session = container, session
         self._connection: Connection | None = None
         self._before: ContainerUsage | None = None
-        self._units = units_of(container)
+        self._units = units_of(session.inventory, container)
         words = ["--no-pager", "--quiet", f"--lines={_LINES}", f"--output-fields={','.join(FIELDS)}"]
         self._journal = argv("journalctl", "--output=json", *words, *(f"--unit={unit}" for unit in self._units))
 
@@ -225,7 +230,7 @@ class _ContainerReader:
         )
 
 
-def _pipeline(pipeline: Pipeline, parts: Mapping[str, Result], now: datetime) -> PipelineSample:
+def _pipeline(pipeline: Pipeline, parts: Mapping[str, Result], now: datetime, stream: Stream | None) -> PipelineSample:
     nothing = Result("", 1)
     build = parts.get(f"build {pipeline.name}", nothing)
     runs = parts.get(f"runs {pipeline.name}", nothing)
@@ -233,7 +238,8 @@ def _pipeline(pipeline: Pipeline, parts: Mapping[str, Result], now: datetime) ->
     report, recent = _json(build), _json(runs)
     # The weather's own report reads its marts, which takes a second.
     shown = Result("", 0, json.dumps({"last_build": report or None}).encode()) if pipeline.is_weather else build
-    health = assess(pipeline, Answers(shown, runs, paused), now)
+    state = parts.get(f"stream {pipeline.name}", nothing)
+    health = assess(pipeline, Answers(shown, runs, paused, state), now, stream)
     try:
         newest = recent[0] if recent else {}
         built = str(report["finished"]) if report else ""

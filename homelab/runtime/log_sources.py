@@ -11,8 +11,10 @@ from typing import Any
 from homelab.errors import InputError
 from homelab.host import argv
 from homelab.model import Container, Inventory, Pipeline
+from homelab.model.inventory import WEATHER
 from homelab.model.stages import ANALYTICS, INGESTION, stage_of
 from homelab.pipelines.layout import Layout
+from homelab.pipelines.stream import stream_units
 from homelab.plan import select_containers
 from homelab.runtime import log_reader
 from homelab.services.airflow_environment import HOME
@@ -62,14 +64,15 @@ def select_logs(inventory: Inventory, targets: Sequence[str]) -> Mapping[str, Lo
     return {name: chosen for name, chosen in found.items() if chosen}
 
 
-def units_of(container: Container, parts: Sequence[str] = ()) -> list[str]:
-    """Return the units of these services and units of a container; of all its services without parts."""
-    found = []
-    for name, service in container.services.items():
-        for unit in service.units():
-            if not parts or name in parts or unit in parts or unit.removesuffix(".service") in parts:
-                found.append(unit)
-    return found
+def units_of(inventory: Inventory, container: Container, parts: Sequence[str] = ()) -> list[str]:
+    """Return the units of these services, pipelines and units of a container; all of them without parts."""
+    owned = [(name, unit) for name, service in container.services.items() for unit in service.units()]
+    owned += [(WEATHER, unit) for unit in stream_units(inventory, container)]
+    return [
+        unit
+        for owner, unit in owned
+        if not parts or owner in parts or unit in parts or unit.removesuffix(".service") in parts
+    ]
 
 
 def _selection(inventory: Inventory, container: Container, parts: Sequence[str]) -> LogSelection:
@@ -81,7 +84,7 @@ def _selection(inventory: Inventory, container: Container, parts: Sequence[str])
     if runners := [name for name, service in container.services.items() if service.starts_pipelines]:
         wanted = [name for each in inventory.pipelines for name in _task_logs(each, parts)]
         dags = [] if not parts or {*runners, "airflow"} & {*parts} else wanted or None
-    return LogSelection(units_of(container, parts) or None, pipelines if runs_dbt else (), dags)
+    return LogSelection(units_of(inventory, container, parts) or None, pipelines if runs_dbt else (), dags)
 
 
 def _task_logs(pipeline: Pipeline, parts: Sequence[str]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from homelab.errors import HomelabError
 from homelab.model import Inventory
 from homelab.model.stages import FETCH
 from homelab.runtime.interactive import run_interactive
+from homelab.runtime.log_sources import units_of
 
 _PANES = 6  # of a window; on 80 columns and 24 rows, a pane has 39 columns and 6 lines
 
@@ -29,8 +30,7 @@ def log_targets(inventory: Inventory) -> Sequence[str]:
     found = [
         f"{container.name} {unit.removesuffix('.service')}"
         for container in inventory.containers
-        for service in container.services.values()
-        for unit in service.units()
+        for unit in units_of(inventory, container)
         if unit.endswith(".service")
     ]
     if inventory.containers_with("airflow"):

@@ -37,7 +37,7 @@ def settings_file(
         bundles=bundles.config_list(),
         options=options,
         connections={stage: json.dumps(_connection(context, stage)) for stage in STAGES},
-        schedule=weather.schedule if weather else None,
+        weather=weather,
         ca_file=CA_FILE,
         api_url=api_url,
         own_address=context.container.address if worker else "",

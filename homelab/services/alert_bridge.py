@@ -26,10 +26,10 @@ from homelab.model import (
     Step,
 )
 from homelab.model.alert_receivers import BRIDGE
-from homelab.model.stages import ANALYTICS
+from homelab.model.stages import ANALYTICS, INGESTION
 from homelab.paths import bundled_path
 from homelab.render import render
-from homelab.services.late_limits import late_limits
+from homelab.services.late_limits import late_limits, stream_limits
 from homelab.services.monitoring import SETTINGS, Daemon
 from homelab.steps import Directory, File, Packages, SystemdUnit, Tree
 
@@ -153,6 +153,7 @@ def _settings(context: ServiceContext, alerts: Alerts, values: Mapping[str, Secr
         "quiet": quiet and {"from": quiet.from_, "to": quiet.to, "except": quiet.except_},
         "receivers": dict(zip(alerts.receivers, _receivers(alerts, values), strict=True)),
         "pipelines": _pipelines(context),
+        **({"streams": streams} if (streams := _streams(context)) else {}),
         "watchdog": _SILENCE if _is_watcher(context) else 0,
     }
 
@@ -194,6 +195,12 @@ def _pipelines(context: ServiceContext) -> Mapping[str, float | None]:
         return {}
     limits = late_limits(inventory)
     return {pipeline.name: limits.get(pipeline.name) for pipeline in inventory.pipelines}
+
+
+def _streams(context: ServiceContext) -> Mapping[str, float]:
+    """Return the streams of these pipelines, with the seconds after which their newest row is late."""
+    limits = stream_limits(context.inventory) if INGESTION in context.inventory.stages_on(context.container) else {}
+    return {name: limit for name, limit in limits.items() if name in _pipelines(context)}
 
 
 def _checks(context: ServiceContext) -> Iterator[Step]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 
-from homelab.model import Inventory
-from homelab.services.alert import TIMER, Alert
-from homelab.services.late_limits import late_limits
+from homelab.model import Container, Inventory
+from homelab.pipelines.stream import stream_units
+from homelab.services.alert import Alert
+from homelab.services.pipeline_alerts import AGE, SHARE, details, pipeline_alerts
 
 _OF_CONTAINER = "of {{ $labels.container }}"
-_OF_PIPELINE = "of the pipeline {{ $labels.pipeline }}"
-_AGE = "{{ $value | humanizeDuration }}"
-_SHARE = "{{ $value | humanizePercentage }}"
 _HOUR, _DAY = 3600, 86400
 _DOWN = "max by (container) (up) == 0"
 _LOGS = "homelab logs {{ $labels.container }}"
-_STATUS = "homelab pipeline status {{ $labels.pipeline }}"
 _AVAILABLE = "node_filesystem_avail_bytes"
 _FREE = f"{_AVAILABLE} / node_filesystem_size_bytes"
 
@@ -27,7 +23,7 @@ def alerts(inventory: Inventory) -> Sequence[Alert]:
         *_reachability(),
         *_containers(inventory),
         *_postgres(),
-        *_pipelines(inventory),
+        *pipeline_alerts(inventory),
         *_airflow(),
         *_broker(),
         *_upkeep(),
@@ -69,7 +65,7 @@ def _containers(inventory: Inventory) -> Iterator[Alert]:
     not_running += [
         f'node_systemd_unit_state{{container="{container.name}",name=~"{units}",state="active"}} == 0'
         for container in inventory.containers
-        if (units := "|".join(unit for service in container.services.values() for unit in service.units()))
+        if (units := "|".join([*_units(container), *stream_units(inventory, container)]))
     ]
     yield Alert(
         "UnitFailed",
@@ -96,7 +92,7 @@ def _containers(inventory: Inventory) -> Iterator[Alert]:
         "node_memory_MemAvailable_bytes / node_memory_MemTotal_bytes < 0.1",
         "10m",
         "warning",
-        f"Only {_SHARE} of the memory {_OF_CONTAINER} are available",
+        f"Only {SHARE} of the memory {_OF_CONTAINER} are available",
         "memory-low",
         "homelab ssh {{ $labels.container }} -- ps -eo rss,args --sort=-rss",
     )
@@ -105,10 +101,14 @@ def _containers(inventory: Inventory) -> Iterator[Alert]:
         "abs(node_time_seconds - timestamp(node_time_seconds)) > 5",
         "5m",
         "warning",
-        f"The clock {_OF_CONTAINER} differs from Prometheus' clock by {_AGE}",
+        f"The clock {_OF_CONTAINER} differs from Prometheus' clock by {AGE}",
         "clock-skew",
         "homelab ssh {{ $labels.container }} -- date",
     )
+
+
+def _units(container: Container) -> Iterator[str]:
+    return (unit for service in container.services.values() for unit in service.units())
 
 
 def _postgres() -> Iterator[Alert]:
@@ -118,7 +118,7 @@ def _postgres() -> Iterator[Alert]:
         "sum by (container) (pg_stat_activity_count) / max by (container) (pg_settings_max_connections) > 0.8",
         "5m",
         "warning",
-        f"{_SHARE} of PostgreSQL's connections are in use",
+        f"{SHARE} of PostgreSQL's connections are in use",
         "postgres-connections",
         "homelab status",
     )
@@ -127,77 +127,10 @@ def _postgres() -> Iterator[Alert]:
         f"max by (container, datname) (pg_stat_activity_max_tx_duration) > {_HOUR}",
         "1m",
         "warning",
-        f"A transaction in {{{{ $labels.datname }}}} has been open for {_AGE}",
+        f"A transaction in {{{{ $labels.datname }}}} has been open for {AGE}",
         "postgres-long-transaction",
         "homelab status",
     )
-
-
-def _pipelines(inventory: Inventory) -> Iterator[Alert]:
-    limits = late_limits(inventory)
-
-    def older(metric: str) -> str:
-        """Return the condition that a time of a pipeline is older than its limit plus a run of the metrics' timer."""
-        return " or ".join(
-            f'time() - homelab_pipeline_{metric}_timestamp_seconds{{pipeline="{name}"}} > {limit + TIMER:.0f}'
-            for name, limit in limits.items()
-        )
-
-    yield Alert(
-        "PipelineFailed",
-        "homelab_pipeline_last_build_success == 0",
-        "0m",
-        "critical",
-        f"The last build {_OF_PIPELINE} failed",
-        "pipeline-failed",
-        _STATUS,
-        _details("homelab_pipeline_last_error_info{pipeline=%q}", "pipeline", "message"),
-    )
-    if limits:
-        yield Alert(
-            "PipelineLate",
-            older("published"),
-            "1m",
-            "critical",
-            f"The data {_OF_PIPELINE} is {_AGE} old",
-            "pipeline-late",
-            _STATUS,
-        )
-        yield Alert(
-            "DataStale",
-            older("newest_row"),
-            "1m",
-            "warning",
-            f"The newest row {_OF_PIPELINE} arrived {_AGE} ago",
-            "data-stale",
-            _STATUS,
-        )
-    yield Alert(
-        "CompletenessLow",
-        "homelab_pipeline_completeness_ratio < 0.9",
-        "1h",
-        "warning",
-        f"Only {_SHARE} of the expected observations {_OF_PIPELINE} arrived",
-        "completeness-low",
-        _STATUS,
-    )
-    yield Alert(
-        "CopyOutdated",
-        "homelab_published_copy_timestamp_seconds != on (pipeline) group_left () "
-        "max by (pipeline) (homelab_pipeline_published_timestamp_seconds)",
-        "15m",
-        "warning",
-        f"The copy on {{{{ $labels.reader }}}} is not the newest publication {_OF_PIPELINE}",
-        "copy-outdated",
-        "homelab logs {{ $labels.container }} --grep {{ $labels.reader }}",
-    )
-
-
-def _details(series: str, label: str, *names: str) -> str:
-    """Return the template of the labels `names` of series, chosen by a label of the alert."""
-    query = f"query (printf {json.dumps(series)} $labels.{label})"
-    texts = ": ".join(f"{{{{ .Labels.{each} }}}}" for each in names)
-    return f"{{{{ range {query} }}}}{texts} {{{{ end }}}}"
 
 
 def _airflow() -> Iterator[Alert]:
@@ -206,7 +139,7 @@ def _airflow() -> Iterator[Alert]:
         "time() - homelab_airflow_scheduler_heartbeat_timestamp_seconds > 120",
         "30s",
         "critical",
-        f"Airflow's scheduler has had no heartbeat for {_AGE}",
+        f"Airflow's scheduler has had no heartbeat for {AGE}",
         "scheduler-down",
         "homelab logs {{ $labels.container }} airflow-scheduler.service",
     )
@@ -218,14 +151,14 @@ def _airflow() -> Iterator[Alert]:
         "The last run of the DAG {{ $labels.dag }} failed",
         "dag-failed",
         "homelab status",
-        _details("homelab_airflow_dag_failed_task{dag=%q}", "dag", "task", "message"),
+        details("homelab_airflow_dag_failed_task{dag=%q}", "dag", "task", "message"),
     )
     yield Alert(
         "RedisFull",
         "homelab_redis_used_memory / homelab_redis_maxmemory > 0.8",
         "5m",
         "warning",
-        f"{_SHARE} of Redis' memory is in use; a full Redis refuses further tasks",
+        f"{SHARE} of Redis' memory is in use; a full Redis refuses further tasks",
         "redis-full",
         "homelab status",
     )
@@ -246,7 +179,7 @@ def _broker() -> Iterator[Alert]:
         "homelab_broker_bytes / homelab_broker_limit_bytes > 0.8",
         "5m",
         "warning",
-        f"{_SHARE} of the broker's disk limit are in use; a full broker refuses further messages",
+        f"{SHARE} of the broker's disk limit are in use; a full broker refuses further messages",
         "broker-full",
         "homelab status",
     )
@@ -267,7 +200,7 @@ def _upkeep() -> Iterator[Alert]:
         f"time() - homelab_backup_timestamp_seconds > {8 * _DAY}",
         "1h",
         "warning",
-        f"The newest backup {_OF_CONTAINER} is {_AGE} old",
+        f"The newest backup {_OF_CONTAINER} is {AGE} old",
         "backup-old",
         "homelab backup {{ $labels.container }}",
     )
@@ -276,7 +209,7 @@ def _upkeep() -> Iterator[Alert]:
         f"homelab_certificate_expiry_timestamp_seconds - time() < {30 * _DAY}",
         "1h",
         "warning",
-        f"The certificate of {{{{ $labels.service }}}} {_OF_CONTAINER} expires in {_AGE}",
+        f"The certificate of {{{{ $labels.service }}}} {_OF_CONTAINER} expires in {AGE}",
         "certificate-expiring",
         "homelab deploy",
     )

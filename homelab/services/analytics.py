@@ -13,6 +13,7 @@ from homelab.model.options import Option, Size
 from homelab.pipelines.container_steps import Limits
 from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_VENV, Layout
 from homelab.pipelines.pipeline_metrics import labelled
+from homelab.pipelines.stream import stream_metrics
 from homelab.services.dbt_docs import DOCS_ENDPOINT, DOCS_FOLDER, DOCS_UNIT, docs_pages, docs_steps
 from homelab.services.pipeline_platform import platform_steps, shared_venv
 from homelab.services.publications import PUSHER, copy_metrics, push_publications
@@ -54,10 +55,10 @@ class Analytics(Service):
         return docs_pages(inventory)
 
     def metric_commands(self, context: ServiceContext) -> Mapping[str, str]:
-        """Return the commands for the metrics that the builds of the pipelines wrote, and for the pushed copies."""
+        """Return the commands for the metrics that the pipelines wrote, and for the pushed copies."""
         found = {each.name: Layout(each).read_data("metrics.prom") for each in context.inventory.pipelines}
         builds = {f"pipeline-{name}": labelled(name, command) for name, command in found.items()}
-        return {**builds, **copy_metrics(context)}
+        return {**builds, **copy_metrics(context), **stream_metrics(context)}
 
     def data_folders(self) -> Sequence[str]:
         """Return the folders of the pipelines and their published marts, of the pushes, and of the dbt docs."""

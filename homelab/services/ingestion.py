@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +12,7 @@ from homelab.model.endpoints import SSH_PORT
 from homelab.model.stages import ANALYTICS
 from homelab.pipelines.container_steps import Limits
 from homelab.pipelines.layout import FOLDER, SHARED_VENV
+from homelab.pipelines.stream import stream_metrics
 from homelab.services.pipeline_platform import platform_steps, shared_venv
 
 
@@ -29,6 +30,10 @@ class Ingestion(Service):
     def data_folders(self) -> Sequence[str]:
         """Return the folder of the pipelines, with their spools."""
         return (FOLDER,)
+
+    def metric_commands(self, context: ServiceContext) -> Mapping[str, str]:
+        """Return the command for the metrics of a stream; none next to analytics, which includes it."""
+        return {} if ANALYTICS in context.container.services else stream_metrics(context)
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return the platform and the scripts of the pipelines; none next to analytics, which includes them."""

@@ -25,6 +25,7 @@ def shared_venv() -> Venv:
 def platform_steps(context: ServiceContext, venv: Venv, limits: Limits, others: Sequence[Step] = ()) -> Sequence[Step]:
     """Return the steps for the stages of all pipelines that a container runs; `others` come before the pipelines."""
     pipelines, stages = context.inventory.pipelines, context.inventory.stages_on(context.container)
+    shared = Tree.of(SHARED_SCRIPTS, bundled_path("pipelines/shared/scripts"))
     return (
         Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client", "dbus", "sudo"]),
         User("analytics", "/home/analytics", "/bin/sh"),
@@ -35,10 +36,10 @@ def platform_steps(context: ServiceContext, venv: Venv, limits: Limits, others: 
         Directory(FOLDER),
         UvInstall(bundled_path("pipelines/shared/requirements/uv.txt").read_bytes()),
         venv,
-        Tree.of(SHARED_SCRIPTS, bundled_path("pipelines/shared/scripts")),
+        shared,
         *others,
         *_gate(context),
-        *chain.from_iterable(pipeline_steps(context, each, CA_FILE, limits) for each in pipelines),
+        *chain.from_iterable(pipeline_steps(context, each, CA_FILE, limits, [venv, shared]) for each in pipelines),
         # Last, so that Airflow can log in only when the pipelines can run.
         Directory("/home/analytics/.ssh"),
         *_authorized_keys(context),

@@ -36,6 +36,7 @@ _BUILT_IN = {
     "s3": "S3",
     "broker": "Broker",
     "consumer": "Consumer",
+    "station": "Station",
     "prometheus": "Prometheus",
     "alertmanager": "Alertmanager",
     "alert_bridge": "AlertBridge",

@@ -203,6 +203,56 @@ create table if not exists raw.city_settings (
     timezone text
 );
 
+-- The newest reading of each city that was ever configured, unless it is excluded. It is not judged: the models replace
+-- implausible values with null. The index finds it in each partition; a time before September 2001, which has fewer
+-- digits, would be in the wrong order. Grain: one city.
+create or replace view raw.weather_now as
+select
+    known.city,
+    coalesce(newest.data ->> 'source', 'openweather') as source,
+    to_timestamp((newest.data ->> 'dt')::bigint) as observation_timestamp,
+    newest.ingested_at,
+    converted.fahrenheit as temperature_f,
+    (converted.fahrenheit - 32) / 1.8 as temperature_c,
+    (newest.data -> 'main' ->> 'humidity')::double precision as humidity_pct,
+    (newest.data -> 'main' ->> 'pressure')::double precision as pressure_hpa,
+    converted.wind_speed as wind_speed_ms,
+    (newest.data -> 'wind' ->> 'deg')::double precision as wind_direction_deg,
+    converted.wind_gust as wind_gust_ms,
+    newest.data -> 'weather' -> 0 ->> 'description' as weather_description
+from raw.city_settings as known
+cross join lateral (
+    select stored.data, stored.units, stored.ingested_at
+    from raw.weather_observations as stored
+    where stored.city = known.city and length(stored.data ->> 'dt') = 10
+        and not exists (
+            select from raw.exclusions as excluded
+            where excluded.revoked_at is null
+                and (excluded.city is null or excluded.city = stored.city)
+                and to_timestamp((stored.data ->> 'dt')::bigint) >= excluded.first
+                and to_timestamp((stored.data ->> 'dt')::bigint) < excluded.until
+        )
+    order by (stored.data ->> 'dt') collate "C" desc, stored.revision desc
+    limit 1
+) as newest
+cross join lateral (
+    select
+        (newest.data -> 'main' ->> 'temp')::double precision as temperature,
+        (newest.data -> 'wind' ->> 'speed')::double precision as speed,
+        (newest.data -> 'wind' ->> 'gust')::double precision as gust,
+        case when newest.units = 'imperial' then 0.44704 else 1 end as speed_unit
+) as given
+cross join lateral (
+    select
+        case newest.units
+            when 'imperial' then given.temperature
+            when 'metric' then given.temperature * 1.8 + 32
+            when 'standard' then (given.temperature - 273.15) * 1.8 + 32
+        end as fahrenheit,
+        given.speed * given.speed_unit as wind_speed,
+        given.gust * given.speed_unit as wind_gust
+) as converted;
+
 -- Whole months of observations to keep; 0, or no row: all of them.
 create table if not exists upkeep.retention (
     one boolean primary key default true check (one),

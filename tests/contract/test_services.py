@@ -35,6 +35,7 @@ from homelab.services.prometheus import Prometheus
 from homelab.services.pve_exporter import PveExporter
 from homelab.services.redis import Redis
 from homelab.services.s3 import S3
+from homelab.services.station import Station
 from homelab.services.superset import Superset
 from homelab.steps import FinishUpgrade, PrepareUpgrade
 from homelab.testing import ServiceContract
@@ -150,6 +151,32 @@ class TestAnalyticsToTheBroker(ServiceContract):
 class TestIngestionToTheBroker(ServiceContract):
     service = Ingestion
     overlay: ClassVar = BROKER
+
+
+class TestStation(ServiceContract):
+    service = Station
+    options: ClassVar = {
+        "city": "Garden",
+        "latitude": 48.1,
+        "longitude": 11.5,
+        "passkey": {"secret": "station"},
+        "timezone": "Europe/Berlin",
+    }
+
+
+class TestAnalyticsWithAStream(ServiceContract):
+    service = Analytics
+    overlay: ClassVar = {"pipelines": {"weather": {"schedule": "on_data"}}}
+
+
+class TestIngestionWithAStream(ServiceContract):
+    service = Ingestion
+    overlay: ClassVar = {"pipelines": {"weather": {"schedule": "stream"}}}
+
+
+class TestAirflowWithAStream(ServiceContract):
+    service = Airflow
+    overlay: ClassVar = {"pipelines": {"weather": {"schedule": "on_data"}}}
 
 
 class TestPrometheus(ServiceContract):

@@ -8,8 +8,10 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from http.client import HTTPConnection
 from ipaddress import IPv4Network
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -20,6 +22,7 @@ from homelab.services.airflow_failures import failed_tasks
 from homelab.services.airflow_platform import SANDBOX
 from tests.integration.lab_fixture import fresh, in_a_lab, run_homelab
 from tests.scripts import DAG_ID, TASKS
+from tests.unit.test_ecowitt import FORM, PASSKEY
 
 LAB = Lab("airflow", IPv4Network("10.99.2.208/28"), "hl-airf", 18146, 8229)
 ADDRESSES = """
@@ -65,6 +68,9 @@ with DAG("broken", start_date=datetime(2026, 1, 1, tzinfo=timezone.utc), schedul
     def look_up():
         raise ValueError("no price of tin")
     look_up()
+"""
+STATION = """services: {station: {city: Garden, latitude: 40.7, longitude: -74, passkey: {secret: station}}}"""
+ON_DATA = """pipelines: {weather: {schedule: on_data, every: 10s, build_every: 1m}}
 """
 MAKE_OLD = """update dag_run set start_date = now() - interval '100 days' where dag_id = 'DAG';
 update task_instance set start_date = now() - interval '100 days' where dag_id = 'DAG';
@@ -261,6 +267,44 @@ def test_objects_that_leave_the_inventory_are_removed_from_airflow(folder: Folde
     stale = sql("select is_stale from dag where dag_id = 'DAG'", "prices")
     folder.on_airflow(until(f"{stale} | grep -q t"))
     assert run(folder, DAG_ID) == "success"
+
+
+def test_new_rows_of_the_stream_start_builds_and_a_station_has_a_city(folder: Folder) -> None:
+    folder.version, folder.options = "3.3", ""
+    (folder.path / "addresses.yaml").write_text(
+        ADDRESSES.replace("10.99.2.212}", f"10.99.2.212, {STATION}}}") + ON_DATA
+    )
+    folder.homelab("secret", "set", "station", stdin=f"{PASSKEY}\n")
+    folder.homelab("deploy")
+    assert folder.deployed_again() == []
+    form = {**FORM, "dateutc": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")}
+    for passkey, status in (("wrong", 403), (PASSKEY, 200)):
+        body = urlencode({**form, "PASSKEY": passkey}).encode()
+        connection = HTTPConnection("10.99.2.212", 8090, timeout=20)
+        connection.request("POST", "/data/report/", body)
+        assert connection.getresponse().status == status
+        connection.close()
+    started = sql(
+        "select count(*) from dag_run where dag_id = 'DAG' and run_type = 'asset_triggered' and state = 'success'",
+        DAG_ID,
+    )
+    folder.on_airflow(until(f"{started} | grep -qv '^0$'"))
+    asked = sql(
+        "select distinct state from task_instance where dag_id = 'DAG' and state is not null", "weather_new_rows"
+    )
+    assert set(folder.on_airflow(asked).split()) <= {"success", "skipped", "running", "queued", "scheduled"}
+    rows = json.loads(folder.homelab("query", "--now", "select city, source from weather_now order by city", "--json"))
+    assert {"city": "Garden", "source": "station"} in rows
+    assert [row["source"] for row in rows].count("openweather") == len(rows) - 1 == 3
+    assert "Garden" in folder.homelab("query", "select city from cities")
+    sample = json.loads(folder.homelab("top", "--once", "--json"))
+    assert [(each["name"], each["healthy"]) for each in sample["pipelines"]] == [("weather", True)]
+    (units,) = (each["units"] for each in sample["containers"] if each["name"] == "analytics-platform")
+    assert units == {"homelab-station.service": "active", "homelab-weather-stream.service": "active"}
+    (folder.path / "addresses.yaml").write_text(ADDRESSES)
+    folder.homelab("deploy")
+    left = "systemctl list-unit-files homelab-weather-stream.service homelab-station.service | grep -c service || true"
+    assert folder.homelab("ssh", "analytics-platform", "--", left).strip() == "0"
 
 
 def test_data_of_a_removed_airflow_stay_until_they_are_pruned(folder: Folder) -> None:

@@ -6,14 +6,15 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from homelab.model.stages import stage_of
+from homelab.model.stages import BUILD_DUE, stage_of
 from homelab.pipeline_contract import EXIT
 from tests.scripts import DAG_ID, SHARED_SCRIPTS, TASKS, WEATHER
 
@@ -21,10 +22,13 @@ DAG_FILE = WEATHER / "dags" / "weather_ingestion_pipeline.py"
 
 
 class Recorder:
-    """A stub of a DAG or an operator, with its arguments and its downstream tasks."""
+    """A stub of a DAG or an operator, with its arguments and its downstream tasks; `made` has all of them."""
+
+    made: ClassVar[list[Recorder]] = []
 
     def __init__(self, **arguments: Any) -> None:
         self.arguments, self.downstream = arguments, list[Recorder]()
+        self.made.append(self)
 
     def __enter__(self) -> Recorder:
         return self
@@ -39,6 +43,13 @@ class Recorder:
         """As the operator of Airflow: any other status than 0 fails the attempt, which is repeated."""
         if exit_status:
             raise RuntimeError
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A stub of Airflow's asset."""
+
+    name: str
 
 
 class NoRetry(Exception):
@@ -59,6 +70,7 @@ def load(monkeypatch: pytest.MonkeyPatch, series: str, file: Path = DAG_FILE) ->
     modules = {name: ModuleType(name) for name in names}
     modules["airflow.providers.ssh.operators.ssh"].SSHOperator = Recorder  # type: ignore[attr-defined]
     modules["airflow.sdk" if series == "3.3" else "airflow"].DAG = Recorder  # type: ignore[attr-defined]
+    modules["airflow.sdk"].Asset = Asset  # type: ignore[attr-defined]
     exceptions = "airflow.sdk.exceptions" if series == "3.3" else "airflow.exceptions"
     modules[exceptions].AirflowFailException = NoRetry  # type: ignore[attr-defined]
     for name, module in modules.items():
@@ -107,6 +119,28 @@ def test_marts_do_not_wait_for_the_verification(monkeypatch: pytest.MonkeyPatch)
 def test_schedule_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEATHER_SCHEDULE", "*/10 * * * *")
     assert load(monkeypatch, "3.3")["dag"].arguments["schedule"] == "*/10 * * * *"
+
+
+@pytest.mark.parametrize("series", ["3.3", "2.11"])
+def test_with_a_stream_airflow_only_builds(monkeypatch: pytest.MonkeyPatch, series: str) -> None:
+    monkeypatch.setenv("WEATHER_STREAM", "yes")
+    found = load(monkeypatch, series)
+    assert found["dag"].arguments["schedule"] == "@hourly"
+    assert TASKS["fetch"] not in found
+    assert [found[TASKS[command]].downstream for command in ("build", "check")] == [[], []]
+
+
+def test_new_rows_start_a_build_by_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEATHER_STREAM", "yes")
+    monkeypatch.setenv("WEATHER_BUILD_EVERY", "600")
+    monkeypatch.setattr(Recorder, "made", [])
+    found = load(monkeypatch, "3.3")
+    assert found["dag"].arguments["schedule"] == [Asset("weather_rows")]
+    (asks,) = [each.arguments for each in Recorder.made if each.arguments.get("task_id") == "ask_for_new_rows"]
+    assert (asks["command"], asks["outlets"]) == (f"weather.{BUILD_DUE}", [Asset("weather_rows")])
+    assert (asks["ssh_conn_id"], asks["skip_on_exit_code"]) == (stage_of(BUILD_DUE), EXIT.not_due)
+    (dag,) = [each.arguments for each in Recorder.made if each.arguments.get("dag_id") == "weather_new_rows"]
+    assert (dag["schedule"], dag["catchup"], dag["max_active_runs"]) == (timedelta(minutes=10), False, 1)
 
 
 @pytest.mark.parametrize("series", ["3.3", "2.11"])

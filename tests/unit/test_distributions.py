@@ -117,6 +117,7 @@ OLDER = {
     "RemainAfterExit",
     "Requires",
     "Restart",
+    "RestartPreventExitStatus",
     "RestartSec",
     "SuccessExitStatus",
     "SystemCallFilter",

@@ -23,6 +23,7 @@ class ExitStatus:
     key_refused: int
     build_failed: int  # a model or a test has failed: a repetition fails again
     bad_input: int  # options, configuration or a file; not 2, with which Python itself ends if a script is missing
+    not_due: int  # too few new rows wait for a build
 
 
 EXIT = ExitStatus(**_CONTRACT["exit_status"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
@@ -25,6 +26,7 @@ from run_counters import RunCounters
 from sinks import SinkError
 from spool import is_observation
 
+logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns whenever the client closes a TLS connection
 T = TypeVar("T")
 _IN_FLIGHT = 500  # messages whose acknowledgement is awaited
 _DEADLINE = 30.0  # seconds for the acknowledgement of a message
@@ -109,7 +111,8 @@ class BrokerSink:
         for subject, sequences in self._published.items():
             info = await self._stream.consumer_info(STREAM, consumer_of(subject))
             floor = info.ack_floor.stream_seq if info.ack_floor else 0
-            waiting += sum(sequence > floor for sequence in sequences)
+            sequences[:] = [sequence for sequence in sequences if sequence > floor]  # a stream never ends
+            waiting += len(sequences)
         return waiting
 
     @property

@@ -124,6 +124,7 @@ def _build(layout: Layout, lock: int, request: Request, started: datetime) -> di
         "rows_tested": "all" if test_all else "new",
         "months_landed_again": [f"{month:%Y-%m}" for month in repaired],
         "held_back": source.holders,
+        "landed_before": None if status else source.oldest_running,  # for build_due.py
         **archived,
     }
 

@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from uuid import uuid4
 
 from cities import CitiesError, read_cities
@@ -44,6 +44,8 @@ from spool import Spool, SpoolFull, observation_line, quarantine_line
 from validation import FetchError, InvalidResponse, parse_observation
 
 _FLUSH_INTERVAL = 5.0  # seconds
+_PAUSE = 0.25  # seconds without a result, after which rows may be flushed
+_LONGEST_ROUND = 600.0  # seconds
 _MAX_QUEUED = 64  # requests per connection that are sent or wait to be handled
 
 
@@ -56,19 +58,31 @@ class Fetched:
     error: str = ""
 
 
-def fetch(client: Client, settings: Settings) -> Iterator[Fetched]:
-    """Yield the result of each city as it arrives; a failed city does not stop the others."""
+def fetch(client: Client, settings: Settings) -> Iterator[Fetched | None]:
+    """Yield the result of each city as it arrives, and None in pauses; a failed city does not stop the others."""
     results = SimpleQueue[Future[Fetched]]()
     pending = 0
     with ThreadPoolExecutor(settings.concurrency) as threads:
         for city in settings.cities:
             if pending == settings.concurrency * _MAX_QUEUED:
-                yield results.get().result()
+                yield from _next(results)
                 pending -= 1
             threads.submit(_fetch_city, client, city).add_done_callback(results.put)
             pending += 1
         for _ in range(pending):
-            yield results.get().result()
+            yield from _next(results)
+
+
+def _next(results: SimpleQueue[Future[Fetched]]) -> Iterator[Fetched | None]:
+    """Yield the next result, and None as long as there is none."""
+    while True:
+        try:
+            future = results.get(timeout=_PAUSE)
+        except Empty:
+            yield None
+        else:
+            yield future.result()
+            return
 
 
 def _fetch_city(client: Client, city: City) -> Fetched:
@@ -84,10 +98,19 @@ def _fetch_city(client: Client, city: City) -> Fetched:
     return Fetched(city.name, observation_line(city.name, client.units, dt, text))
 
 
-def run(settings: Settings) -> RunSummary:
-    """Fetch all cities, spool the responses and store them."""
-    started, summary = time.monotonic(), RunSummary(len(settings.cities))
-    policy = RetryPolicy(request_deadline=settings.request_deadline, run_deadline=settings.run_deadline)
+def retry_policy(settings: Settings) -> RetryPolicy:
+    """Return the deadlines of a run."""
+    return RetryPolicy(request_deadline=settings.request_deadline, run_deadline=settings.run_deadline)
+
+
+def run(
+    settings: Settings, sink: Sink, limit: RateLimit | None = None, flush_interval: float = _FLUSH_INTERVAL
+) -> RunSummary:
+    """Fetch all cities, spool the responses and store them.
+
+    Runs with the same `limit` share it. `flush_interval` is in seconds.
+    """
+    started, summary, policy = time.monotonic(), RunSummary(len(settings.cities)), retry_policy(settings)
     client = Client(
         base_url=settings.base_url,
         api_key=settings.api_key,
@@ -95,28 +118,30 @@ def run(settings: Settings) -> RunSummary:
         policy=policy,
         until=policy.clock() + policy.run_deadline,
         concurrency=settings.concurrency,
-        limit=RateLimit(settings.rate_limit, policy),
+        limit=limit or RateLimit(settings.rate_limit, policy),
     )
+    requests = client.limit.granted
     spool = Spool(settings.data / "spool", settings.spool_bytes)
-    loader = Loader(uuid4(), summary, spool, _sink(settings))
+    loader = Loader(uuid4(), summary, spool, sink)
     for segment in spool.abandoned():
         loader.submit(segment)
     flushed = time.monotonic()
     for result in fetch(client, settings):
-        if result.error:
+        if result and result.error:
             summary.fail(result.city, result.error)
-        waiting = _spool_result(result, spool, loader, client, summary) if result.line else 0
-        if loader.should_flush(waiting) or time.monotonic() > flushed + _FLUSH_INTERVAL:
+        waiting = _spool_result(result, spool, loader, client, summary) if result and result.line else 0
+        if loader.should_flush(waiting) or time.monotonic() > flushed + flush_interval:
             flush(spool, loader)
             flushed = time.monotonic()
     flush(spool, loader)
-    summary.requests = client.limit.granted
+    summary.requests = client.limit.granted - requests
     loader.finish()
     summary.seconds = round(time.monotonic() - started, 3)
     return summary
 
 
-def _sink(settings: Settings) -> Sink:
+def sink_of(settings: Settings) -> Sink:
+    """Return the destination of the rows."""
     timezones = {city.name: city.timezone for city in settings.cities}
     if settings.broker is None:
         return PostgresSink(partial(record_settings, schedule=settings.schedule, timezones=timezones))
@@ -153,23 +178,32 @@ def ingest(environment: Mapping[str, str]) -> int:
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT.bad_input
-    summary = run(settings)
+    summary = run(settings, sink_of(settings))
     if summary.failed > len(summary.errors):
         print(f"error: and {summary.failed - len(summary.errors)} more", file=sys.stderr)
-    text = json.dumps(
-        {**asdict(summary), "finished": datetime.now(UTC).isoformat(timespec="seconds")}, ensure_ascii=False
-    )
+    text = summary_text(summary)
     print(text)
+    return summary.status if save_summary(settings.data, text) else EXIT.failed
+
+
+def summary_text(summary: RunSummary) -> str:
+    """Return the summary of a run that ends now, as JSON."""
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    return json.dumps({**asdict(summary), "finished": finished}, ensure_ascii=False)
+
+
+def save_summary(data: Path, text: str) -> bool:
+    """Replace last_ingest.json; return False, and name the error, if the disk does not take it."""
     try:
-        save_summary(settings.data, text)
+        _save_summary(data, text)
     except OSError as error:
         # Without it, verify_ingestion would report the run before.
-        print(f"error: cannot write the summary to {settings.data}: {error.strerror}", file=sys.stderr)
-        return EXIT.failed
-    return summary.status
+        print(f"error: cannot write the summary to {data}: {error.strerror}", file=sys.stderr)
+        return False
+    return True
 
 
-def save_summary(data: Path, text: str) -> None:
+def _save_summary(data: Path, text: str) -> None:
     """Replace last_ingest.json; a lock serializes runs that end at the same time."""
     new = data / "last_ingest.new"
     with (data / "last_ingest.lock").open("a") as lock:
@@ -178,8 +212,11 @@ def save_summary(data: Path, text: str) -> None:
         os.replace(new, data / "last_ingest.json")
 
 
-def report_last(data: Path) -> int:
-    """Print the summary of the last run; return success only if every city's observation is in PostgreSQL."""
+def report_last(data: Path, every: float = 0) -> int:
+    """Print the summary of the last run; return success only if every city's observation is in PostgreSQL.
+
+    `every` is the time between two rounds of a stream in seconds: without a new one for long, it does not run.
+    """
     try:
         summary = json.loads((data / "last_ingest.json").read_text())
     except FileNotFoundError:
@@ -193,6 +230,10 @@ def report_last(data: Path) -> int:
     print(json.dumps({key: value for key, value in summary.items() if key != "errors"}, ensure_ascii=False))
     if summary.get("waiting"):
         print(f"error: {summary['waiting']} rows wait in the broker for its consumer", file=sys.stderr)
+    age = datetime.now(UTC) - datetime.fromisoformat(summary["finished"])
+    if every and age.total_seconds() > max(_LONGEST_ROUND, 3 * every):
+        print(f"error: the stream does not run: its last round ended at {summary['finished']}", file=sys.stderr)
+        return EXIT.failed
     incomplete = any(summary.get(name) for name in ("failed", "spooled", "waiting", "problem"))
     return EXIT.failed if incomplete else EXIT.success
 
@@ -210,7 +251,9 @@ def main() -> int:
             print(f"error: {error}", file=sys.stderr)
             return EXIT.bad_input
         return EXIT.success
-    return report_last(Path(os.environ.get("WEATHER_DATA", "."))) if options.last else ingest(os.environ)
+    if options.last:
+        return report_last(Path(os.environ.get("WEATHER_DATA", ".")), float(os.environ.get("WEATHER_EVERY", 0)))
+    return ingest(os.environ)
 
 
 if __name__ == "__main__":

@@ -46,12 +46,14 @@ def incidents(
             yield _incident("PipelineFailed", "critical", text, pipeline=pipeline, details=details)
         if not limit:
             continue
-        for name, metric, severity, text in (
-            ("PipelineLate", "published_timestamp_seconds", "critical", "The data of the pipeline {} is {} old"),
-            ("DataStale", "newest_row_timestamp_seconds", "warning", "The newest row of the pipeline {} came {} ago"),
+        stream = found.get("streams", {}).get(pipeline)
+        newest, longest = ("stream_newest_row", stream) if stream else ("newest_row", limit)
+        for name, metric, allowed, severity, text in (
+            ("PipelineLate", "published", limit, "critical", "The data of the pipeline {} is {} old"),
+            ("DataStale", newest, longest, "warning", "The newest row of the pipeline {} came {} ago"),
         ):
-            moment = values.get((metric, pipeline))
-            if moment and now - moment[0] > limit:
+            moment = values.get((f"{metric}_timestamp_seconds", pipeline))
+            if moment and now - moment[0] > allowed:
                 age = f"{(now - moment[0]) / 3600:.1f} h"
                 yield _incident(name, severity, text.format(pipeline, age), pipeline=pipeline)
     limit = found["watchdog"]
