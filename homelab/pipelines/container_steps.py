@@ -10,7 +10,7 @@ from homelab.model import Inventory, Pipeline, ServiceContext, Step
 from homelab.model.options import SecretName, Size
 from homelab.model.stages import ANALYTICS, BUILD, CHECK, FETCH, INGESTION, Stage, stage_of
 from homelab.pipeline_contract import EXIT
-from homelab.pipelines.clickhouse import BUILDER, clickhouse_secret, clickhouse_variables
+from homelab.pipelines.clickhouse_login import BUILDER, clickhouse_secret, clickhouse_variables
 from homelab.pipelines.exclusion_view import ExclusionView
 from homelab.pipelines.layout import EXTENSIONS, SHARED_SCRIPTS, SHARED_VENV, Layout
 from homelab.pipelines.published_files import read_by_others, readers_group

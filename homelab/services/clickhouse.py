@@ -14,14 +14,16 @@ from homelab.errors import InputError
 from homelab.host import Result
 from homelab.model import Endpoint, Health, PackageSources, ServiceContext, Step
 from homelab.model.options import Option, Size
-from homelab.pipelines.clickhouse import BUILDER, BUILDS_IN, ENDPOINT, PUBLISHED, clickhouse_secret
+from homelab.pipelines.clickhouse_login import BUILDER, BUILDS_IN, ENDPOINT, PUBLISHED, clickhouse_secret
 from homelab.render import render
 from homelab.services.lab_certificates import CA_FILE, server_certificate
 from homelab.services.monitoring import SETTINGS, Daemon, DaemonService
 from homelab.steps import Directory, File, Packages, SystemdUnit, WaitFor
 
 _PORT = 8443
-_DAEMON = Daemon("clickhouse-server", _PORT)
+# The package gives its program these capabilities of files: without them in the unit, it does not start (EPERM).
+_CAPABILITIES = ("CAP_NET_ADMIN", "CAP_IPC_LOCK", "CAP_SYS_NICE", "CAP_NET_BIND_SERVICE")
+_DAEMON = Daemon("clickhouse-server", _PORT, capabilities=_CAPABILITIES)
 _FOLDER = f"{SETTINGS}/clickhouse"
 _CONFIG, _USERS = f"{_FOLDER}/config.xml", f"{_FOLDER}/users.xml"
 # The adapter of dbt looks up databases, tables and settings there.

@@ -15,7 +15,6 @@ _LEFT_OUT = {
     "source_state": ["as_of", "held_since", "landed_before", "landing_before"],
     "test_state": ["full_test_at"],
     "schedule_source": ["computed_until"],
-    "compaction": ["bytes"],
     "build_info": ["built_at"],
     "weather_daily_history": ["dbt_updated_at", "dbt_valid_from", "dbt_valid_to", "dbt_scd_id"],
 }
@@ -33,6 +32,8 @@ def main() -> None:
         assert lake - file <= {("landing", "builds"), ("landing", "clickhouse_build")}, lake - file
         assert file - lake <= {("landing", "compaction")}, file - lake
         for schema, table in sorted(file & lake):
+            if table == "compaction":
+                continue
             if "marts" in sys.argv[3:] and (schema != "main" or table.endswith("_history")):
                 continue
             counts[table] = _compare(connection, f"{schema}.{table}", _LEFT_OUT.get(table, []))

@@ -34,6 +34,7 @@ BUILT = ("staging", "main")  # its databases with the models, named as the schem
 _LANDED = "landing_*"
 _LANDED_TESTS = (f"{_LANDED}+1,resource_type:test", "source:*+1,resource_type:test")
 _VIEWS = "config.materialized:view"
+_VIEW = "staging.stg_weather"
 _WEATHER = "landing.landing_weather"  # the only landed table that grows
 _NOT_SENT = ("landing_weather", "raw_counts", "clickhouse_build", "changed_observations", "compaction")
 _MARK = "landing.clickhouse_build"
@@ -79,7 +80,8 @@ class ClickHouseWarehouse:
             return status
         results = [layout.run_results.read_text()]
         with self.connect() as connection:
-            if self._align(connection, full_refresh):
+            self._align(connection)
+            if not self.server.has(_VIEW):
                 excluded = [each for each in excluded if each != _VIEWS]
             self._send_landed(connection)
         there = replace(layout, target="target-clickhouse")
@@ -128,7 +130,9 @@ class ClickHouseWarehouse:
         clickhouse.send(connection, self.server, f"from {table}", table, self.file.path.parent)
 
     def copy_built(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Replace the tables that ClickHouse builds by those of the file."""
+        """Replace the tables that ClickHouse builds by those of the file; the next build creates the views."""
+        for database in BUILT:
+            self.server.run(f"drop database if exists {database}")
         self._create_databases()
         for table in self._built(connection):
             self.copy(connection, table)
@@ -169,10 +173,10 @@ class ClickHouseWarehouse:
         for database in ("landing", *BUILT, PUBLISHED):
             self.server.run(f"create database if not exists {database}")
 
-    def _align(self, connection: duckdb.DuckDBPyConnection, full_refresh: bool) -> bool:
-        """Copy the built tables of the file, if those in ClickHouse are not of the same build; return True if so.
+    def _align(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Copy the built tables of the file, if those in ClickHouse are not of the same build.
 
-        A full refresh builds all of them again, but continues the histories of snapshots.
+        Also before a full refresh, which continues the histories of snapshots.
         """
         self._create_databases()
         query = f"select mark || ' ' || built_through from {_MARK} join landing.source_state using (built_through)"
@@ -183,9 +187,8 @@ class ClickHouseWarehouse:
         if mark and self.server.has(_MARK):
             there = self.server.value(f"select concat(mark, ' ', toString(built_through)) from {_MARK}")
             if there == mark[0]:
-                return False
+                return
         self.copy_built(connection)
-        return True
 
     def _send_landed(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Give ClickHouse the landed rows: those of the groups that differ, and all rows of the small tables."""

@@ -29,6 +29,10 @@ from publish import sync
 from warehouse_copy import CopyDiffers, compare, copy_all, drop_all, tables
 
 
+class Misplaced(Exception):
+    """The history is where this move does not reach it."""
+
+
 class NoHistory(Exception):
     """There is nothing to move."""
 
@@ -36,11 +40,17 @@ class NoHistory(Exception):
 def move(data: Path, other: Lake | ClickHouse, target: str, timeout: float) -> dict[str, Any]:
     """Copy, compare and switch; return the numbers of tables and rows.
 
-    `other` is the place besides the file. Raises CopyDiffers, NoHistory, duckdb.Error, and the errors of ClickHouse.
+    `other` is the place besides the file. Raises CopyDiffers, NoHistory, Misplaced, duckdb.Error, and ClickHouse's
+    errors.
     """
     file = FileWarehouse(data / "warehouse.duckdb")
     with exclusive(data / "build.lock", timeout):
         has = read_target(data) or ("file" if file.exists() else "")
+        in_clickhouse = isinstance(other, ClickHouse)
+        if has == "lake" and in_clickhouse:
+            raise Misplaced("the history is in the lake: move it to the file first, with `target: lake`")
+        if has == "clickhouse" and not in_clickhouse:
+            has = "file"  # which has all tables
         if has == target:
             return {"moved": False, "tables": 0, "rows": 0}
         if isinstance(other, ClickHouse):
@@ -104,7 +114,15 @@ def main() -> int:
     except NoHistory:
         print(f"error: {'the file' if other is server else 'the lake'} has no table", file=sys.stderr)
         return EXIT.nothing_published
-    except (CopyDiffers, duckdb.Error, OSError, TimeoutError, ClickHouseError, ClickHouseUnreachable) as error:
+    except (
+        Misplaced,
+        CopyDiffers,
+        duckdb.Error,
+        OSError,
+        TimeoutError,
+        ClickHouseError,
+        ClickHouseUnreachable,
+    ) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT.failed
     print(json.dumps(outcome))

@@ -126,8 +126,8 @@ def current(data: Path) -> Warehouse:
             f"warning: the history is in a file: `homelab pipeline move {name} --to clickhouse` moves it there",
             file=sys.stderr,
         )
-    # With `target: clickhouse`, the file has all tables, too: without a server, builds continue in it.
-    if lake is None or target == "file" or (not target and file.exists()):
+    # With ClickHouse, the file has all tables, too: without a server, builds continue in it.
+    if lake is None or target in ("file", "clickhouse") or (not target and file.exists()):
         if lake is not None:
             print(
                 f"warning: the history is in a file: `homelab pipeline move {name} --to lake` moves it to the lake",
