@@ -24,6 +24,7 @@ from typing import Any
 import clickhouse
 import duckdb
 import warehouse_copy
+from built_tables import Built
 from clickhouse import ClickHouse
 from dbt_runner import Layout, run_dbt
 from file_warehouse import FileWarehouse, write_target
@@ -80,7 +81,7 @@ class ClickHouseWarehouse:
             return status
         results = [layout.run_results.read_text()]
         with self.connect() as connection:
-            self._align(connection)
+            self._align(connection, full_refresh)
             if not self.server.has(_VIEW):
                 excluded = [each for each in excluded if each != _VIEWS]
             self._send_landed(connection)
@@ -129,13 +130,14 @@ class ClickHouseWarehouse:
         clickhouse.create(connection, self.server, f"from {table}", table, order)
         clickhouse.send(connection, self.server, f"from {table}", table, self.file.path.parent)
 
-    def copy_built(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def copy_built(self, connection: duckdb.DuckDBPyConnection, *, only_histories: bool = False) -> None:
         """Replace the tables that ClickHouse builds by those of the file; the next build creates the views."""
         for database in BUILT:
             self.server.run(f"drop database if exists {database}")
         self._create_databases()
         for table in self._built(connection):
-            self.copy(connection, table)
+            if not only_histories or _last_change(connection, table):
+                self.copy(connection, table)
 
     def _built(self, connection: duckdb.DuckDBPyConnection) -> list[str]:
         """Return the tables in the file that ClickHouse builds."""
@@ -173,10 +175,10 @@ class ClickHouseWarehouse:
         for database in ("landing", *BUILT, PUBLISHED):
             self.server.run(f"create database if not exists {database}")
 
-    def _align(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def _align(self, connection: duckdb.DuckDBPyConnection, full_refresh: bool) -> None:
         """Copy the built tables of the file, if those in ClickHouse are not of the same build.
 
-        Also before a full refresh, which continues the histories of snapshots.
+        A full refresh needs only the histories of snapshots, which it continues.
         """
         self._create_databases()
         query = f"select mark || ' ' || built_through from {_MARK} join landing.source_state using (built_through)"
@@ -188,7 +190,7 @@ class ClickHouseWarehouse:
             there = self.server.value(f"select concat(mark, ' ', toString(built_through)) from {_MARK}")
             if there == mark[0]:
                 return
-        self.copy_built(connection)
+        self.copy_built(connection, only_histories=full_refresh)
 
     def _send_landed(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Give ClickHouse the landed rows: those of the groups that differ, and all rows of the small tables."""
@@ -214,18 +216,18 @@ class ClickHouseWarehouse:
 
     def _receive(self, connection: duckdb.DuckDBPyConnection, built: Built, full_refresh: bool) -> None:
         """Copy a built table to the file: all rows, or in an increment those of the changed periods."""
-        folder, key = self.file.path.parent, ", ".join(built.key)
-        query = f"select * from {built.table}"
+        folder, query = self.file.path.parent, f"select * from {built.table}"
         order = f" order by {built.order}" if built.order else ""  # the file's blocks have few periods each
-        if full_refresh or not built.changed:
+        keys = "" if full_refresh else built.changed_keys(_last_change(connection, built.table))
+        if not keys:
             with clickhouse.fetched(connection, self.server, query + order, built.types, folder) as rows:
                 connection.execute(f"create schema if not exists {built.table.partition('.')[0]}")
                 connection.execute(f"create or replace table {built.table} as {rows}")
             return
-        periods = f"select distinct {key} from {built.changed}"
-        query += f" where ({key}) in ({periods})"
+        key = ", ".join(built.key)
+        query += f" where ({key}) in ({keys})"
         with (
-            clickhouse.fetched(connection, self.server, periods, {}, folder) as changed,
+            clickhouse.fetched(connection, self.server, keys, {}, folder) as changed,
             clickhouse.fetched(connection, self.server, query + order, built.types, folder) as rows,
         ):
             connection.begin()
@@ -239,32 +241,15 @@ class ClickHouseWarehouse:
         return dict(line.split("\t") for line in lines)
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
-    """A table that dbt has built: its columns with a declared type, and the periods that an increment changes."""
-
-    table: str
-    types: Mapping[str, str]
-    order: str = ""
-    key: Sequence[str] = ()
-    changed: str = ""
-
-    @classmethod
-    def read(cls, layout: Layout) -> list[Built]:
-        """Return the tables of a run of dbt."""
-        nodes = json.loads((layout.run_results.parent / "manifest.json").read_text())["nodes"]
-        names = {node["name"]: f"{node['schema']}.{node['alias']}" for node in nodes.values()}
-        results = json.loads(layout.run_results.read_text())["results"]
-        found = []
-        for node in (nodes[each["unique_id"]] for each in results):
-            config = node["config"]
-            if config["materialized"] not in ("table", "incremental", "snapshot", "seed"):
-                continue
-            types = {name: column["data_type"] for name, column in node["columns"].items() if column["data_type"]}
-            changed = config.get("meta", {}).get("changed_periods", "")
-            key = config["unique_key"] if changed else ()
-            found.append(cls(names[node["name"]], types, config.get("order_by") or "", key, names.get(changed, "")))
-        return found
+def _last_change(connection: duckdb.DuckDBPyConnection, table: str) -> str:
+    """Return the time of the last version in the history of a snapshot; "" for other tables, and for an empty one."""
+    try:
+        row = connection.execute(
+            f"select max(greatest(dbt_valid_from, coalesce(dbt_valid_to, dbt_valid_from)))::varchar from {table}"
+        ).fetchone()
+    except (duckdb.BinderException, duckdb.CatalogException):
+        return ""
+    return row[0] or "" if row else ""
 
 
 def _split(options: Sequence[str]) -> tuple[list[str], list[str]]:
