@@ -50,17 +50,18 @@ lock: .venv/ready  ## Update requirements/*.txt and pipelines/shared/requirement
 	$(COMPILE) --group test --extra lab pyproject.toml -o requirements/dev.txt
 	$(COMPILE) requirements/build.in -o requirements/build.txt
 	$(COMPILE) requirements/sqlfluff.in -o requirements/sqlfluff.txt
+	$(COMPILE) requirements/chdb.in -o requirements/chdb.txt
 	$(COMPILE) benchmarks/requirements.in -o benchmarks/requirements.txt
 	pipelines/shared/requirements/refresh
 
 clean:  ## Remove the installed environments and caches (the lab: `homelab lab down --purge`)
-	rm -rf .venv .venv-analytics benchmarks/.venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-analytics .venv-clickhouse .venv-chdb benchmarks/.venv .mypy_cache .ruff_cache .pytest_cache
 
 .venv/ready: bootstrap requirements/dev.txt requirements/build.txt pipelines/shared/requirements/uv.txt pyproject.toml
 	@./bootstrap
 	@touch $@
 
 .venv/test-ready: .venv/ready bootstrap requirements/postgres.txt pipelines/shared/requirements/analytics.txt \
-    pipelines/shared/requirements/seaweedfs.txt
+    pipelines/shared/requirements/seaweedfs.txt pipelines/shared/requirements/clickhouse.txt requirements/chdb.txt
 	@./bootstrap --test
 	@touch $@

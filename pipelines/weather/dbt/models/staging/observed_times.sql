@@ -1,5 +1,6 @@
-{{ config(materialized='incremental', incremental_strategy='replace_changed', on_schema_change='fail',
-          unique_key=['city', 'scheduled_date'], meta={'changed_periods': 'changed_scheduled_dates'}) }}
+{{ config(materialized='incremental', unique_key=['city', 'scheduled_date'],
+          order_by='(scheduled_date, city)', settings={'allow_nullable_key': 1},
+          meta={'changed_periods': 'changed_scheduled_dates'}) }}
 
 {% set span = changed_span(ref('changed_scheduled_dates'), 'scheduled_date') %}
 -- The observations from the last scheduled time before the changed dates to the first one after them.
@@ -17,8 +18,8 @@ with observations as (
     where observation_date is not null
     {% if span %}
         and {% if span[0] == 'infinity' %}false{% else %}city in (select city from {{ ref('changed_scheduled_dates') }})
-        {% if since %}and observation_timestamp >= timestamp with time zone '{{ since }}'{% endif %}
-        {% if until %}and observation_timestamp <= timestamp with time zone '{{ until }}'{% endif %}
+        {% if since %}and observation_timestamp >= {{ instant_of(since) }}{% endif %}
+        {% if until %}and observation_timestamp <= {{ instant_of(until) }}{% endif %}
         {% endif %}
     {% endif %}
 ),
@@ -34,7 +35,7 @@ times as (
         {{ utc_date('scheduled_at') }} as scheduled_date,
         count(*) as observations,
         any_value(city_timezone) as city_timezone,
-        {{ 'cast(null as integer)' if days() == 'utc' else newest('utc_offset_s', 'observation_timestamp') }}
+        {{ null_of('integer') if days() == 'utc' else newest('utc_offset_s', 'observation_timestamp') }}
             as utc_offset_s
     from assigned
     group by city, scheduled_at
