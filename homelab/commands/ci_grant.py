@@ -31,7 +31,7 @@ def grant(session: Session) -> tuple[str, Sequence[str]]:
             raise InputError(
                 f"Cannot copy the secrets to {container.name}: {CLONE} is not a clone of your repository",
                 "The job `deploy` updates this clone and deploys from it.",
-                f"Run `homelab ssh {container.name} {SANDBOX.program} git clone URL {CLONE}`, then repeat this command.",
+                f"Run `homelab ssh {container.name} {SANDBOX.program} git clone URL {CLONE}`, then try again.",
             )
         # With the user's privileges: a job could put a link of its own in the way.
         unpack = SANDBOX.as_user("/usr/bin/tar", "-x", "-C", CLONE)
