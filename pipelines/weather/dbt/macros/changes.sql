@@ -16,19 +16,18 @@
 {# Return the first and the last changed `period` as text, as a pair; none in a full build, or while dbt parses. #}
 {% macro changed_span(changed, period) -%}
     {% if not (execute and is_incremental()) %}{{ return(none) }}{% endif %}
-    {{ return((query_scalar("coalesce(min(" ~ period ~ "), 'infinity')", changed),
-               query_scalar("coalesce(max(" ~ period ~ "), 'infinity')", changed))) }}
+    {{ return((query_scalar(or_infinity("min(" ~ period ~ ")"), changed),
+               query_scalar(or_infinity("max(" ~ period ~ ")"), changed))) }}
 {%- endmacro %}
 
 {# Restrict a timestamp with time zone to a span of periods, which are times or, with `periods='date'`, days in UTC. The
    bare column is compared with literals: only then does DuckDB skip the blocks of other times, also below the window
    function of stg_weather. #}
 {% macro within_span(time, span, before='0 hours', after='0 hours', periods='timestamp with time zone') -%}
-    {%- set suffix = " at time zone 'UTC'" if periods == 'date' else '' -%}
     {% if span and span[0] == 'infinity' %}false{% elif span -%}
-    {{ time }} >= (cast('{{ span[0] }}' as {{ periods }}) - interval '{{ before }}'){{ suffix }}
+    {{ time }} >= {{ moved(span[0], '- ', before, periods) }}
         {%- if span[1] != 'infinity' %}
-        and {{ time }} < (cast('{{ span[1] }}' as {{ periods }}) + interval '{{ after }}'){{ suffix }}
+        and {{ time }} < {{ moved(span[1], '+ ', after, periods) }}
         {%- endif %}
     {%- else %}true{% endif %}
 {%- endmacro %}

@@ -6,8 +6,8 @@
         *,
         {% for gauge in ('rain', 'snow') %}
         case when {{ gauge }}_mm is not null then greatest(
-            ended - to_hours({{ gauge }}_window_h),
-            lag(case when {{ gauge }}_mm is not null then ended end ignore nulls) over (partition by city order by ended)
+            ended - {{ hours(gauge ~ '_window_h') }},
+            {{ previous_value("case when " ~ gauge ~ "_mm is not null then ended end", "partition by city order by ended") }}
         ) end as {{ gauge }}_from{{ "," if not loop.last }}
         {% endfor %}
     from (
@@ -33,9 +33,9 @@
     {% set seconds = "greatest(" ~ seconds_between("greatest(" ~ gauge ~ "_from, " ~ begins ~ ")", "least(ended, " ~ ends ~ ")") ~ ", 0)" %}
     {% set covered = "sum(" ~ seconds ~ ") filter (where " ~ gauge ~ "_from is not null)" %}
     case when {{ covered }} > 0
-        then round(sum({{ gauge }}_mm * {{ seconds }} / ({{ gauge }}_window_h * 3600)) filter (where {{ gauge }}_from is not null), 2)
+        then {{ rounded('sum(' ~ gauge ~ '_mm * ' ~ seconds ~ ' / (' ~ gauge ~ '_window_h * 3600)) filter (where ' ~ gauge ~ '_from is not null)', 2) }}
     end as {{ gauge }}_mm,
-    round(coalesce({{ covered }}, 0) / 3600, 4) as {{ gauge }}_covered_h,
+    {{ rounded('coalesce(' ~ covered ~ ', 0) / 3600', 4) }} as {{ gauge }}_covered_h,
     {% endfor %}
     max(ingested_at) as last_ingested_at
 {%- endmacro %}

@@ -6,7 +6,7 @@
 {% macro rows_to_test(relation) -%}
     {% set column = test_increment_by(relation) %}
     {% if column in (none, 'full_test') or build_plan('full_test') != 'false' %}{{ return(relation) }}{% endif %}
-    {{ return("(select * from " ~ relation ~ " where " ~ column ~ " >= '" ~ first_value_to_test(column) ~ "')") }}
+    {{ return("(select * from " ~ relation ~ " where " ~ not_before(column, first_value_to_test(column)) ~ ")") }}
 {%- endmacro %}
 
 {# Return the first value of the column that must be checked, as text. The relations are upstream of every tested model;
@@ -19,7 +19,7 @@
         'observation_date': 'changed_days',
         'observation_timestamp': 'landing_weather where landed_in > ' ~ through,
     }[column] %}
-    {{ return(query_scalar("coalesce(min(" ~ column ~ "), 'infinity')", "landing." ~ changed)) }}
+    {{ return(query_scalar(or_infinity("min(" ~ column ~ ")"), "landing." ~ changed)) }}
 {%- endmacro %}
 
 {# Return the model's `meta.test_increment_by`; none without it. #}

@@ -37,3 +37,14 @@
         on days.ends > {{ utc('last.scheduled_at') }}
 )
 {%- endmacro %}
+
+{# Select the time of the build with the number of the last scheduled time before it. #}
+{% macro build_and_last_time() -%}
+    {{ return(adapter.dispatch('build_and_last_time')()) }}
+{%- endmacro %}
+{% macro duckdb__build_and_last_time() -%}
+select build_info.built_at, max(times.number) as last_number
+    from {{ ref('build_info').include(database=false) }} as build_info
+    left join {{ ref('scheduled_times').include(database=false) }} as times on build_info.built_at >= times.scheduled_at
+    group by build_info.built_at
+{%- endmacro %}

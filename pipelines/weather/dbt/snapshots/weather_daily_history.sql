@@ -1,6 +1,6 @@
 {% snapshot weather_daily_history %}
 {{ config(
-    unique_key=['city', 'observation_date'],
+    unique_key=snapshot_key(['city', 'observation_date']),
     strategy='check',
     check_cols=['observations', 'temperature_min_f', 'temperature_mean_f', 'temperature_max_f', 'rain_mm', 'snow_mm',
                 'wind_gust_max_mph'],

@@ -11,7 +11,7 @@ observed as (
     from {{ ref('stg_weather') }}
     where observation_date is not null
     {% if first %}
-    and observation_date >= '{{ first }}'
+    and {{ not_before('observation_date', first) }}
     and {{ within_span('observation_timestamp', (first, 'infinity'), before='15 hours', periods='date') }}
     {% endif %}
     group by city, observation_date

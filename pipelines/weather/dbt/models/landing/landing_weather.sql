@@ -72,7 +72,7 @@ landed as (
 
 select
     *,
-    coalesce(observation_timestamp <= timestamp with time zone '1979-01-01 00:00:00+00', true)
+    coalesce(observation_timestamp <= {{ instant('1979-01-01 00:00:00') }}, true)
     {%- for _, value, low, high in measurements() %}
         or coalesce({{ value }} not between {{ low }} and {{ high }}, false)
     {%- endfor %} as has_issue,

@@ -5,8 +5,8 @@
 with candidates as (
     select
         *,
-        row({{ described | join(', ') }}) as place,
-        bool_or(place_name is not null) over (partition by city) as is_named
+        {{ row_of(described) }} as place,
+        {{ any_true('place_name is not null') }} over (partition by city) as is_named
     from {{ ref('place_versions').include(database=false) }}
 ),
 
@@ -20,7 +20,7 @@ changes as (
 ),
 
 versions as (
-    select *, lead(observed_at) over (partition by city order by observed_at) as valid_to
+    select *, lead({{ nullable('observed_at') }}) over (partition by city order by observed_at) as valid_to
     from changes
     where place is distinct from previous
 )

@@ -29,12 +29,12 @@ issues as (
         city,
         observation_timestamp,
         'observation_timestamp' as column_name,
-        cast(null as double) as value,
+        {{ null_of('double') }} as value,
         'no time, or one before 1979: the observation is left out' as reason,
         id,
         ingested_at
     from present
-    where coalesce(observation_timestamp <= timestamp with time zone '1979-01-01 00:00:00+00', true)
+    where coalesce(observation_timestamp <= {{ instant('1979-01-01 00:00:00') }}, true)
     {% for name, value, low, high in measurements() %}
     union all
     select
@@ -54,7 +54,7 @@ issues as (
         city,
         observation_timestamp,
         'observation_date' as column_name,
-        cast(null as double) as value,
+        {{ null_of('double') }} as value,
         'no local day: the city has neither a timezone in the inventory nor an offset in the response' as reason,
         id,
         ingested_at

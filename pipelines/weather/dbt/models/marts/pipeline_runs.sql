@@ -4,7 +4,7 @@ select
     run as run_id,
     started as started_at,
     finished as finished_at,
-    cast({{ seconds_between('started', 'finished') }} as bigint) as duration_s,
+    {{ rounded_seconds('started', 'finished') }} as duration_s,
     case
         when finished is null then 'interrupted'
         when spooled > 0 and stored + unchanged + failed + quarantined = 0 then 'spooled'

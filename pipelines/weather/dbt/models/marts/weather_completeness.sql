@@ -1,10 +1,7 @@
 {{ config(materialized='view') }}
 
 with built as (
-    select build_info.built_at, max(times.number) as last_number
-    from {{ ref('build_info').include(database=false) }} as build_info
-    left join {{ ref('scheduled_times').include(database=false) }} as times on build_info.built_at >= times.scheduled_at
-    group by build_info.built_at
+    {{ build_and_last_time() }}
 ),
 
 -- A city is expected from its first scheduled time with an observation on, until it is inactive.
@@ -23,7 +20,7 @@ observed as (
         least(
             last.last_active_number,
             built.last_number,
-            lead(first.number) over (partition by parts.city order by first.number) - 1
+            lead({{ nullable('first.number') }}) over (partition by parts.city order by first.number) - 1
         ) as last_number
     from {{ ref('observed_times').include(database=false) }} as parts
     inner join {{ ref('scheduled_times').include(database=false) }} as first

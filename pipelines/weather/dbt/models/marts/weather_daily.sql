@@ -94,7 +94,7 @@ with_gaps as (
     select
         *,
         {{ seconds_between(
-            'lag(observation_timestamp) over (partition by city, observation_date order by observation_timestamp)',
+            'lag(' ~ nullable('observation_timestamp') ~ ') over (partition by city, observation_date order by observation_timestamp)',
             'observation_timestamp'
         ) }} as gap_s
     from observations
@@ -170,7 +170,7 @@ select
     case when temperature_min_f is not null then {{ degrees_f }} / 1.8 end as {{ name }}_degree_days_c,
     {% endfor %}
     coalesce(hours_observed, 0) as hours_observed,
-    coalesce(hours_observed, 0) >= {{ var('enough_hours_of_a_day') }} as is_observed_enough,
+    {{ boolean_of('coalesce(hours_observed, 0) >= ' ~ var('enough_hours_of_a_day')) }} as is_observed_enough,
     longest_gap_h,
     first_observation_at,
     last_observation_at,

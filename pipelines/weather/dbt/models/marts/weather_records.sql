@@ -38,7 +38,7 @@ ranked as (
         -- Rounded: the last digits of a sum depend on the order of its rows, and of a value on its unit.
         row_number() over (
             partition by city
-            order by not {{ compared }}, round({{ column }}_{{ units[0] }}, 6) {{ order }}, observation_date
+            order by not {{ compared }}, {{ rounded(column ~ '_' ~ units[0], 6) }} {{ order }}, observation_date
         ) as place,
         count(*) filter (where {{ compared }}) over (partition by city) as days_observed,
         count(*) filter (where not {{ compared }}) over (partition by city) as days_left_out

@@ -1,4 +1,4 @@
-{{ config(materialized='incremental', incremental_strategy='replace_changed', on_schema_change='fail',
+{{ config(materialized='incremental', on_schema_change='fail',
           unique_key=['city', 'scheduled_date'], meta={'changed_periods': 'changed_scheduled_dates'}) }}
 
 {% set span = changed_span(ref('changed_scheduled_dates'), 'scheduled_date') %}
@@ -17,8 +17,8 @@ with observations as (
     where observation_date is not null
     {% if span %}
         and {% if span[0] == 'infinity' %}false{% else %}city in (select city from {{ ref('changed_scheduled_dates') }})
-        {% if since %}and observation_timestamp >= timestamp with time zone '{{ since }}'{% endif %}
-        {% if until %}and observation_timestamp <= timestamp with time zone '{{ until }}'{% endif %}
+        {% if since %}and observation_timestamp >= {{ instant_of(since) }}{% endif %}
+        {% if until %}and observation_timestamp <= {{ instant_of(until) }}{% endif %}
         {% endif %}
     {% endif %}
 ),
@@ -34,7 +34,7 @@ times as (
         {{ utc_date('scheduled_at') }} as scheduled_date,
         count(*) as observations,
         any_value(city_timezone) as city_timezone,
-        {{ 'cast(null as integer)' if days() == 'utc' else newest('utc_offset_s', 'observation_timestamp') }}
+        {{ null_of('integer') if days() == 'utc' else newest('utc_offset_s', 'observation_timestamp') }}
             as utc_offset_s
     from assigned
     group by city, scheduled_at

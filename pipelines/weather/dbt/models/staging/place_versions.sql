@@ -1,4 +1,4 @@
-{{ config(materialized='incremental', incremental_strategy='replace_changed', on_schema_change='fail',
+{{ config(materialized='incremental', on_schema_change='fail',
           unique_key=['city', 'utc_date'], meta={'changed_periods': 'changed_utc_dates'}) }}
 
 {% set span = changed_span(ref('changed_utc_dates'), 'utc_date') %}
@@ -10,7 +10,7 @@ with observations as (
         {{ utc_date('observation_timestamp') }} as utc_date,
         observation_timestamp,
         {{ described | join(', ') }},
-        row({{ described | join(', ') }}) as place
+        {{ row_of(described) }} as place
     from {{ ref('stg_weather') }}
     where {{ within_span('observation_timestamp', span, after='24 hours', periods='date') }}
     {% if span %}

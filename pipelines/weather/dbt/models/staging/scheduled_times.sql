@@ -7,7 +7,7 @@ with observed as (
         date_trunc('hour', {{ utc('min(observation_timestamp)') }}) - interval '1 hour' as first_at,
         date_trunc('hour', {{ utc('max(observation_timestamp)') }}) + interval '2 hours' as last_at
     from {{ ref('landing_weather') }}
-    where observation_timestamp > timestamp with time zone '1979-01-01 00:00:00+00'
+    where observation_timestamp > {{ instant('1979-01-01 00:00:00') }}
 ),
 
 -- Before the first recorded schedule, every hour counts.
@@ -38,14 +38,11 @@ times as (
 numbered as (
     select
         time,
-        row_number() over (order by time) as number,
-        lead(time) over (order by time) as next_time,
-        lead(time, 3) over (order by time) as third_time,
+        {{ bigint_of('row_number() over (order by time)') }} as number,
+        lead({{ nullable('time') }}) over (order by time) as next_time,
+        lead({{ nullable('time') }}, 3) over (order by time) as third_time,
         -- With an ASOF join instead, DuckDB may compare each time with every other: 120,000 in thirteen years.
-        max(time) over (
-            order by time
-            range between current row and interval '{{ var('inactive_after') }}' following
-        ) as last_within
+        {{ last_within('time', var('inactive_after')) }} as last_within
     from times
 )
 

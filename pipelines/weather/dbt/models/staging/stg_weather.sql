@@ -4,7 +4,7 @@ with versions as (
         *,
         row_number() over (partition by city, observation_timestamp order by revision desc, id desc) as recency
     from {{ ref('landing_weather').include(database=false) }}
-    where observation_timestamp > timestamp with time zone '1979-01-01 00:00:00+00'
+    where observation_timestamp > {{ instant('1979-01-01 00:00:00') }}
 ),
 
 measured as (
@@ -22,8 +22,8 @@ measured as (
         condition_code,
         description,
         -- Zero during the polar day and night.
-        case when sunrise > timestamp with time zone '1970-01-01 00:00:00+00' then sunrise end as sunrise_at,
-        case when sunset > timestamp with time zone '1970-01-01 00:00:00+00' then sunset end as sunset_at,
+        case when sunrise > {{ instant('1970-01-01 00:00:00') }} then sunrise end as sunrise_at,
+        case when sunset > {{ instant('1970-01-01 00:00:00') }} then sunset end as sunset_at,
         country,
         place_id,
         place
@@ -61,7 +61,7 @@ select
     measured.sunrise_at,
     measured.sunset_at,
     measured.utc_offset_s,
-    {% if days() == 'utc' %}cast(null as varchar){% else %}settings.timezone{% endif %} as city_timezone,
+    {% if days() == 'utc' %}{{ null_of('varchar') }}{% else %}settings.timezone{% endif %} as city_timezone,
     cast({{ local_time(utc('measured.observation_timestamp'), 'settings.timezone', 'measured.utc_offset_s') }} as date)
         as observation_date,
     {{ day_zone('settings.timezone', 'measured.utc_offset_s') }} as day_zone,
