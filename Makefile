@@ -16,7 +16,8 @@ demo: .venv/ready  ## Lab, three containers, deploy, one run of the pipeline, a 
 test: .venv/ready .venv/test-ready lint test-unit  ## Run every test, including the end-to-end test in the lab
 	$(BIN)/pytest -q --numprocesses auto -m slow tests/unit
 	$(BIN)/pytest -q --numprocesses auto tests/contract
-	$(BIN)/mypy --python-executable .venv-analytics/bin/python pipelines/shared/scripts pipelines/weather/scripts
+	$(BIN)/mypy --python-executable .venv-analytics/bin/python pipelines/shared/scripts pipelines/weather/scripts \
+	    pipelines/weather/snowflake
 	$(BIN)/pytest --numprocesses auto --dist loadfile tests/integration tests/e2e
 
 test-unit: .venv/ready  ## Run the fast tests on all cores: no network, no containers
@@ -50,6 +51,8 @@ lock: .venv/ready  ## Update requirements/*.txt and pipelines/shared/requirement
 	$(COMPILE) --group test --extra lab pyproject.toml -o requirements/dev.txt
 	$(COMPILE) requirements/build.in -o requirements/build.txt
 	$(COMPILE) requirements/sqlfluff.in -o requirements/sqlfluff.txt
+	$(COMPILE) requirements/fakesnow.in -o requirements/fakesnow.txt
+	$(COMPILE) pipelines/weather/snowflake/requirements.in -o pipelines/weather/snowflake/requirements.txt
 	$(COMPILE) benchmarks/requirements.in -o benchmarks/requirements.txt
 	pipelines/shared/requirements/refresh
 
@@ -61,6 +64,6 @@ clean:  ## Remove the installed environments and caches (the lab: `homelab lab d
 	@touch $@
 
 .venv/test-ready: .venv/ready bootstrap requirements/postgres.txt pipelines/shared/requirements/analytics.txt \
-    pipelines/shared/requirements/seaweedfs.txt
+    pipelines/shared/requirements/seaweedfs.txt requirements/fakesnow.txt
 	@./bootstrap --test
 	@touch $@

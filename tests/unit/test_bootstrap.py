@@ -40,10 +40,12 @@ case "$*" in
 *analytics.txt)
     mkdir .venv-analytics/half; [ "$KILL_AT" != sync ] || kill -9 "$PPID"
     mv .venv-analytics/half .venv-analytics/packages ;;
+"venv "*--clear*.venv/fakesnow) rm -rf .venv/fakesnow; mkdir .venv/fakesnow ;;
+*fakesnow.txt) [ "$KILL_AT" != fakesnow ] || kill -9 "$PPID"; touch .venv/fakesnow/packages ;;
 *) exit 9 ;;
 esac
 """
-PARTS = ("pip", "venv", "packages", "homelab", "pg16", "seaweedfs", "analytics", "sync")
+PARTS = ("pip", "venv", "packages", "homelab", "pg16", "seaweedfs", "analytics", "sync", "fakesnow")
 
 
 def run(folder: Path, kill_at: str) -> subprocess.CompletedProcess[str]:
@@ -78,6 +80,7 @@ def test_killed_bootstrap_completes_at_the_next_run(project: Path, kill_at: str)
     assert (environment / "bin" / "uv").read_text() == UV
     assert {path.name for path in environment.iterdir()} >= {"bin", "packages", "homelab", "pg16", "seaweedfs"}
     assert {path.name for path in analytics.iterdir()} == {"bin", "packages"}
+    assert (environment / "fakesnow" / "packages").exists()
     assert not [path for path in environment.iterdir() if path.name in ("half", "incomplete")]
 
 
