@@ -16,7 +16,8 @@ demo: .venv/ready  ## Lab, three containers, deploy, one run of the pipeline, a 
 test: .venv/ready .venv/test-ready lint test-unit  ## Run every test, including the end-to-end test in the lab
 	$(BIN)/pytest -q --numprocesses auto -m slow tests/unit
 	$(BIN)/pytest -q --numprocesses auto tests/contract
-	$(BIN)/mypy --python-executable .venv-analytics/bin/python pipelines/shared/scripts pipelines/weather/scripts
+	$(BIN)/mypy --python-executable .venv-analytics/bin/python pipelines/shared/scripts pipelines/weather/scripts \
+	    pipelines/weather/snowflake
 	$(BIN)/pytest --numprocesses auto --dist loadfile tests/integration tests/e2e
 
 test-unit: .venv/ready  ## Run the fast tests on all cores: no network, no containers
@@ -51,17 +52,20 @@ lock: .venv/ready  ## Update requirements/*.txt and pipelines/shared/requirement
 	$(COMPILE) requirements/build.in -o requirements/build.txt
 	$(COMPILE) requirements/sqlfluff.in -o requirements/sqlfluff.txt
 	$(COMPILE) requirements/chdb.in -o requirements/chdb.txt
+	$(COMPILE) requirements/fakesnow.in -o requirements/fakesnow.txt
+	$(COMPILE) pipelines/weather/snowflake/requirements.in -o pipelines/weather/snowflake/requirements.txt
 	$(COMPILE) benchmarks/requirements.in -o benchmarks/requirements.txt
 	pipelines/shared/requirements/refresh
 
 clean:  ## Remove the installed environments and caches (the lab: `homelab lab down --purge`)
-	rm -rf .venv .venv-analytics .venv-clickhouse .venv-chdb benchmarks/.venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-analytics .venv-clickhouse .venv-chdb .venv-fakesnow benchmarks/.venv .mypy_cache .ruff_cache .pytest_cache
 
 .venv/ready: bootstrap requirements/dev.txt requirements/build.txt pipelines/shared/requirements/uv.txt pyproject.toml
 	@./bootstrap
 	@touch $@
 
 .venv/test-ready: .venv/ready bootstrap requirements/postgres.txt pipelines/shared/requirements/analytics.txt \
-    pipelines/shared/requirements/seaweedfs.txt pipelines/shared/requirements/clickhouse.txt requirements/chdb.txt
+    pipelines/shared/requirements/seaweedfs.txt pipelines/shared/requirements/clickhouse.txt requirements/chdb.txt \
+    requirements/fakesnow.txt
 	@./bootstrap --test
 	@touch $@

@@ -19,9 +19,11 @@ from homelab.errors import InputError
 from homelab.model import Secret, Weather
 from homelab.private_files import damaged, read_mapping, read_private, write_private
 
+OPERATOR_PUBLIC = "operator_ed25519.pub"  # only in the copy of a runner
 _BYTES = 48  # 64 characters, which Airflow requires of a JWT secret
 _RESTORE = "Restore it from your backup. Without a backup, move it away: "
 _SECRETS_LOST = _RESTORE + "`homelab deploy` then generates new passwords and sets them everywhere."
+_COPIED = "On your own machine, run `homelab deploy`, then `homelab ci grant`."
 _KEY_LOST = _RESTORE + "the next `homelab deploy` generates a new one."
 _AUTHORITY_LOST = _RESTORE + "`homelab deploy` then makes a new CA and new certificates for all containers."
 
@@ -29,7 +31,8 @@ _AUTHORITY_LOST = _RESTORE + "`homelab deploy` then makes a new CA and new certi
 class FileSecretStore:
     """Secrets and SSH keys in a folder of mode 0700; the same name always gives the same value.
 
-    A preview keeps a new certificate of the CA in memory: the next deploy may have other names.
+    A preview keeps a new certificate of the CA in memory: the next deploy may have other names. The copy of a runner
+    (see homelab.commands.ci_grant) never changes: the next copy would replace a secret that only the runner knows.
     """
 
     def __init__(self, folder: Path, *, is_preview: bool = False) -> None:
@@ -44,7 +47,7 @@ class FileSecretStore:
             known = self._known()
             if name not in known:
                 known[name] = secrets.token_urlsafe(_BYTES)
-                write_private(self._path, json.dumps(known, indent=1).encode())
+                self._write(self._path, json.dumps(known, indent=1).encode())
             return Secret(known[name])
 
     def known_secret(self, name: str) -> Secret | None:
@@ -55,7 +58,13 @@ class FileSecretStore:
     def set(self, name: str, value: str) -> None:
         """See SecretStore.set."""
         with self._lock:
-            write_private(self._path, json.dumps({**self._known(), name: value}, indent=1).encode())
+            self._write(self._path, json.dumps({**self._known(), name: value}, indent=1).encode())
+
+    def _write(self, path: Path, content: bytes) -> None:
+        """Replace a file. Raises InputError for the copy of a runner."""
+        if (self._folder / OPERATOR_PUBLIC).exists():
+            raise InputError(f"Cannot write {path}: this machine has a copy of the secrets", "", _COPIED)
+        write_private(path, content)
 
     def names(self) -> list[str]:
         """See SecretStore.names."""
@@ -84,7 +93,7 @@ class FileSecretStore:
         path = self._key_file(name)
         with self._lock:
             if not path.exists():
-                write_private(
+                self._write(
                     path,
                     Ed25519PrivateKey.generate().private_bytes(
                         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
@@ -96,7 +105,9 @@ class FileSecretStore:
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise damaged(path, "It is not an SSH private key without a passphrase.", _KEY_LOST) from error
         public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-        return Secret(pem), f"{public.decode()} homelab-{name}"
+        # A runner logs in with a key of its own, and deploys the operator's.
+        others = read_private(self._folder / OPERATOR_PUBLIC, _KEY_LOST) if name == "operator" else None
+        return Secret(pem), others or f"{public.decode()} homelab-{name}"
 
     def preview(self) -> FileSecretStore:
         """See SecretStore.preview."""
@@ -123,7 +134,7 @@ class FileSecretStore:
             if self._is_preview:
                 self._previewed = authority
             else:
-                write_private(self._folder / "ca.pem", authority.file().encode())
+                self._write(self._folder / "ca.pem", authority.file().encode())
             return authority
 
 

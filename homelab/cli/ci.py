@@ -24,7 +24,7 @@ class Forge(StrEnum):
 def register(app: typer.Typer) -> None:
     """Add these verbs."""
     ci = typer.Typer(no_args_is_help=True, help="Check pull requests and deploy merged ones, in your own repository.")
-    for verb in (init, check, comment):
+    for verb in (init, check, comment, grant):
         add_verb(ci, verb)
     app.add_typer(ci, name="ci")
     add_verb(app, diff)
@@ -126,3 +126,17 @@ def comment(
     from homelab.commands.ci_comment import post_comment
 
     echo(f"comment: {post_comment(file, title)}")
+
+
+def grant() -> None:
+    """Copy the secrets that a deploy needs to the container of the service `runner`, which has no secrets before.
+
+    Repeat it after a deploy from this machine that has made new secrets. The token of Proxmox and your own SSH key stay
+    here: the runner cannot create, change, or remove containers.
+
+    Example:  homelab ci grant
+    """
+    from homelab.commands.ci_grant import grant as run
+
+    name, files = run(settings.session())
+    echo(f"{name} has {len(files)} files: {', '.join(files)}")

@@ -85,6 +85,9 @@ def desired_firewall(inventory: Inventory, container: Container) -> Firewall:
 def _rules(inventory: Inventory, container: Container) -> Iterator[Rule]:
     for operator in inventory.network.ssh_allowed_from:
         yield _tcp(SSH_PORT, str(operator), "SSH for the operator")
+    for other, service in inventory.services():
+        if service.deploys and other.known_address:
+            yield _tcp(SSH_PORT, str(other.known_address), f"SSH for {other.name}")
     for name, service in container.services.items():
         for endpoint in service.endpoints():
             for source, audience in clients(inventory, container, name, endpoint):

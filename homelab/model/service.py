@@ -152,6 +152,7 @@ class Service(ABC):
     imports_dashboards: ClassVar[bool] = False  # True: it shows the dashboards in the folders of the pipelines
     reads_metrics: ClassVar[bool] = False  # True: it is a client of every endpoint with metrics
     publishes_web_uis: ClassVar[bool] = False  # True: it is the only client of every web UI, which it serves to the LAN
+    deploys: ClassVar[bool] = False  # True: its container may log in to all containers as root, with a key of its own
     starts_pipelines: ClassVar[bool] = False  # True: its container starts the pipelines' commands with Airflow's key
     spreads: ClassVar[bool] = False  # True: its containers without a `node:` spread over the Proxmox nodes
 

@@ -36,7 +36,7 @@ from homelab.steps import (
 def base_system(context: ServiceContext) -> Sequence[Step]:
     """Return SSH without passwords, root's authorized keys, the lab's CA, the package sources, and a finished dpkg."""
     _, operator = context.secret_store.key_pair("operator")
-    keys = list(dict.fromkeys((operator.strip(), *context.container.ssh_keys)))
+    keys = list(dict.fromkeys((operator.strip(), *context.container.ssh_keys, *_runner_keys(context))))
     # The first value that sshd reads counts, and `50-cloud-init.conf` of Ubuntu's cloud images allows passwords.
     settings = SshdSettings(
         "/etc/ssh/sshd_config.d/00-homelab.conf", render("sshd.conf.j2"), validate='/usr/sbin/sshd -t -f "$new"'
@@ -60,6 +60,14 @@ def base_system(context: ServiceContext) -> Sequence[Step]:
         *_journal_limits(context.container.journal_size),
         DpkgConfigured(),
     )
+
+
+def _runner_keys(context: ServiceContext) -> Iterator[str]:
+    """Yield the lines of the keys with which services deploy, each for its container's address and commands only."""
+    for container, service in context.inventory.services():
+        if service.deploys:
+            _, key = context.secret_store.key_pair("runner")
+            yield f'restrict,from="{container.address}" {key.strip()}'
 
 
 def _journal_limits(size: Size) -> Iterator[Step]:

@@ -49,6 +49,7 @@ _BUILT_IN = {
     "gateway": "WebGateway",
     "superset": "Superset",
     "metabase": "Metabase",
+    "runner": "Runner",
 }
 
 

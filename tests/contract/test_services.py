@@ -35,6 +35,7 @@ from homelab.services.postgres_exporter import PostgresExporter
 from homelab.services.prometheus import Prometheus
 from homelab.services.pve_exporter import PveExporter
 from homelab.services.redis import Redis
+from homelab.services.runner import Runner
 from homelab.services.s3 import S3
 from homelab.services.station import Station
 from homelab.services.superset import Superset
@@ -43,6 +44,7 @@ from homelab.testing import ServiceContract
 from tests.support import observability
 from tests.unit.test_metabase import METABASE, write_jars
 from tests.unit.test_openpgp import BOOKWORM, FINGERPRINT
+from tests.unit.test_runner import GITEA, RUNNER
 
 ECHO = Path(__file__).parents[1] / "packages" / "echo_stack" / "echo_stack" / "service.py"
 UPGRADES = (PrepareUpgrade, FinishUpgrade)
@@ -284,6 +286,16 @@ class TestAnalyticsWithSuperset(ServiceContract):
     overlay: ClassVar = {
         "containers": {"box": {"vmid": 198, "ip": ".198", "cores": 1, "memory": 1024, "services": {"superset": {}}}}
     }
+
+
+class TestRunnerOfGitHub(ServiceContract):
+    service = Runner
+    options: ClassVar = RUNNER
+
+
+class TestRunnerOfGitea(ServiceContract):
+    service = Runner
+    options: ClassVar = GITEA
 
 
 class TestMetabase(ServiceContract):

@@ -45,7 +45,7 @@ case "$*" in
 *) exit 9 ;;
 esac
 """
-VENVS = ("analytics", "clickhouse", "chdb")
+VENVS = ("analytics", "clickhouse", "chdb", "fakesnow")
 PARTS = ("pip", "venv", "packages", "homelab", "pg16", "seaweedfs", *VENVS, *(f"sync {name}" for name in VENVS))
 
 

@@ -614,9 +614,8 @@ def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     inventory = read(tmp_path, opened(text).replace("executor: local", "executor: celery"))
     plain = read(tmp_path, text)
-    *containers, observability, dashboards, metabase, ingestion, storage, broker, station, queue, worker = (
-        inventory.containers
-    )
+    *others, broker, station, ci, queue, worker = inventory.containers
+    *containers, observability, dashboards, metabase, ingestion, storage = others
     assert list(observability.services) == [
         "prometheus",
         "alertmanager",
@@ -632,6 +631,7 @@ def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
     assert [list(each.services) for each in (ingestion, storage)] == [["ingestion"], ["s3"]]
     assert broker.services == {"broker": Broker(), "consumer": Consumer()}
     assert list(station.services) == ["station"]
+    assert list(ci.services) == ["runner"]
     assert (queue.services["redis"], worker.services["airflow_worker"]) == (Redis(), AirflowWorker())
     assert inventory.alerts.receivers == ("email", "slack", "webhook", "url-1")
     inventory = replace(inventory, containers=tuple(containers))

@@ -6,8 +6,7 @@
 {% macro get_incremental_replace_changed_sql(arg_dict) -%}
     {% set target, columns = arg_dict['target_relation'], arg_dict['dest_columns'] | map(attribute='name') | join(', ') %}
     {% set changed, key = ref(config.get('meta')['changed_periods']), arg_dict['unique_key'] %}
-    delete from {{ target }} as present using {{ changed }} as changed
-    where {% for column in key %}present.{{ column }} = changed.{{ column }}{{ " and " if not loop.last }}{% endfor %};
+    {{ delete_changed(target, changed, key) }};
 
     insert into {{ target }} ({{ columns }})
     select {{ columns }} from {{ arg_dict['temp_relation'] }}

@@ -25,7 +25,7 @@
 (sign({{ value }}) * floor(abs({{ value }}) * 1e{{ digits }} + 0.5) / 1e{{ digits }})
 {%- endmacro %}
 {% macro clickhouse__rounded_seconds(first, last) -%} toInt64(round({{ seconds_between(first, last) }})) {%- endmacro %}
-{% macro clickhouse__hours(number) -%} toIntervalHour({{ number }}) {%- endmacro %}
+{% macro clickhouse__hours_before(time, number) -%} {{ time }} - toIntervalHour({{ number }}) {%- endmacro %}
 {% macro clickhouse__previous_value(value, window) -%}
 last_value({{ value }}) ignore nulls over ({{ window }} rows between unbounded preceding and 1 preceding)
 {%- endmacro %}

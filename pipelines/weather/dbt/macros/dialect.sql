@@ -64,9 +64,9 @@
 {% macro rounded_seconds(first, last) -%} {{ return(adapter.dispatch('rounded_seconds')(first, last)) }} {%- endmacro %}
 {% macro duckdb__rounded_seconds(first, last) -%} cast({{ seconds_between(first, last) }} as bigint) {%- endmacro %}
 
-{# An interval of a number of hours. #}
-{% macro hours(number) -%} {{ return(adapter.dispatch('hours')(number)) }} {%- endmacro %}
-{% macro duckdb__hours(number) -%} to_hours({{ number }}) {%- endmacro %}
+{# A time, moved back by a number of hours that is a column. #}
+{% macro hours_before(time, number) -%} {{ return(adapter.dispatch('hours_before')(time, number)) }} {%- endmacro %}
+{% macro duckdb__hours_before(time, number) -%} {{ time }} - to_hours({{ number }}) {%- endmacro %}
 
 {# The last value before the row that is not null. #}
 {% macro previous_value(value, window) -%} {{ return(adapter.dispatch('previous_value')(value, window)) }} {%- endmacro %}

@@ -5,10 +5,10 @@
     select
         *,
         {% for gauge in ('rain', 'snow') %}
-        case when {{ gauge }}_mm is not null then greatest(
-            ended - {{ hours(gauge ~ '_window_h') }},
-            {{ previous_value("case when " ~ gauge ~ "_mm is not null then ended end", "partition by city order by ended") }}
-        ) end as {{ gauge }}_from{{ "," if not loop.last }}
+        case when {{ gauge }}_mm is not null then {{ largest(
+            hours_before('ended', gauge ~ '_window_h'),
+            previous_value("case when " ~ gauge ~ "_mm is not null then ended end", "partition by city order by ended")
+        ) }} end as {{ gauge }}_from{{ "," if not loop.last }}
         {% endfor %}
     from (
         select
@@ -30,10 +30,11 @@
    precision: the last digits of a sum depend on the order. #}
 {% macro precipitation_sums(begins, ends) -%}
     {% for gauge in ('rain', 'snow') %}
-    {% set seconds = "greatest(" ~ seconds_between("greatest(" ~ gauge ~ "_from, " ~ begins ~ ")", "least(ended, " ~ ends ~ ")") ~ ", 0)" %}
-    {% set covered = "sum(" ~ seconds ~ ") filter (where " ~ gauge ~ "_from is not null)" %}
+    {% set is_known = gauge ~ "_from is not null" %}
+    {% set seconds = largest(seconds_between(largest(gauge ~ "_from", begins), smallest("ended", ends)), 0) %}
+    {% set covered = filtered('sum', seconds, is_known) %}
     case when {{ covered }} > 0
-        then {{ rounded('sum(' ~ gauge ~ '_mm * ' ~ seconds ~ ' / (' ~ gauge ~ '_window_h * 3600)) filter (where ' ~ gauge ~ '_from is not null)', 2) }}
+        then {{ rounded(filtered('sum', gauge ~ '_mm * ' ~ seconds ~ ' / (' ~ gauge ~ '_window_h * 3600)', is_known), 2) }}
     end as {{ gauge }}_mm,
     {{ rounded('coalesce(' ~ covered ~ ', 0) / 3600', 4) }} as {{ gauge }}_covered_h,
     {% endfor %}

@@ -45,7 +45,7 @@ case
 
 {# The mean of the wind directions' unit vectors; calm has no direction. #}
 {% macro wind_components() -%}
-    {% set moving = "filter (where wind_speed_mph is distinct from 0)" -%}
-    avg(sin(radians(wind_direction_deg))) {{ moving }} as wind_east,
-    avg(cos(radians(wind_direction_deg))) {{ moving }} as wind_north
+    {% set moving = 'wind_speed_mph is distinct from 0' -%}
+    {{ filtered('avg', 'sin(radians(wind_direction_deg))', moving) }} as wind_east,
+    {{ filtered('avg', 'cos(radians(wind_direction_deg))', moving) }} as wind_north
 {%- endmacro %}

@@ -42,7 +42,7 @@ issues as (
         observation_timestamp,
         '{{ name }}' as column_name,
         cast({{ value }} as double) as value,
-        printf('not between %g and %g', cast({{ low }} as double), cast({{ high }} as double)) as reason,
+        {{ range_text(low, high) }} as reason,
         id,
         ingested_at
     from present

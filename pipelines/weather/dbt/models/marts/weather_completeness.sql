@@ -17,11 +17,11 @@ observed as (
             else {{ length_of('parts.scheduled_times', until='built.built_at') }}
         end as times_observed,
         first.number as first_number,
-        least(
-            last.last_active_number,
-            built.last_number,
-            lead({{ nullable('first.number') }}) over (partition by parts.city order by first.number) - 1
-        ) as last_number
+        {{ smallest(
+            'last.last_active_number',
+            'built.last_number',
+            'lead(' ~ nullable('first.number') ~ ') over (partition by parts.city order by first.number) - 1'
+        ) }} as last_number
     from {{ ref('observed_times').include(database=false) }} as parts
     inner join {{ ref('scheduled_times').include(database=false) }} as first
         on parts.first_scheduled_at = first.scheduled_at
@@ -30,6 +30,11 @@ observed as (
     cross join built
 ),
 
+{% set days_of_span = (
+    'cast(observed.observation_date as timestamp)',
+    "date_trunc('day', " ~ local_time(utc('last.scheduled_at'), 'city_timezone', 'utc_offset_s') ~ ")",
+    '1 day'
+) %}
 -- A missing time has the zone of the observation before it.
 spans as (
     select
@@ -38,14 +43,11 @@ spans as (
         observed.utc_offset_s,
         observed.first_number,
         observed.last_number,
-        cast({{ each_time(
-            'cast(observed.observation_date as timestamp)',
-            "date_trunc('day', " ~ local_time(utc('last.scheduled_at'), 'city_timezone', 'utc_offset_s') ~ ")",
-            '1 day'
-        ) }} as date) as observation_date
+        cast({{ each_time(*days_of_span) }} as date) as observation_date
     from observed
     inner join {{ ref('scheduled_times').include(database=false) }} as last
         on observed.last_number = last.number
+    {{ each_time_source(*days_of_span) }}
     where observed.last_number >= observed.first_number
 ),
 
@@ -89,7 +91,7 @@ select
     cast(expected.times_expected as bigint) as times_expected,
     cast(coalesce(observed_days.times_observed, 0) as bigint) as times_observed,
     cast(expected.times_expected - coalesce(observed_days.times_observed, 0) as bigint) as times_missing,
-    100.0 * coalesce(observed_days.times_observed, 0) / expected.times_expected as complete_pct,
+    {{ fractional('100.0') }} * coalesce(observed_days.times_observed, 0) / expected.times_expected as complete_pct,
     cast(coalesce(observed_days.observations, 0) as bigint) as observations
 from expected
 left join observed_days using (city, observation_date)

@@ -42,9 +42,9 @@ parts as (
         *,
         last_date - 1 as observation_date,
         ended - interval '4 hours' as begins,
-        least(last_date_begins, ended) as ends
+        {{ smallest('last_date_begins', 'ended') }} as ends
     from split
-    where least(rain_from, snow_from) < last_date_begins
+    where {{ smallest('rain_from', 'snow_from') }} < last_date_begins
 ),
 
 precipitation as (
@@ -125,7 +125,7 @@ combined as (
     select
         *,
         coalesce(days.day_zone, precipitation.zone) as zone_of_day,
-        greatest(days.last_ingested_at, precipitation.last_ingested_at) as newest_ingested_at
+        {{ largest('days.last_ingested_at', 'precipitation.last_ingested_at') }} as newest_ingested_at
     from days
     full join means using (city, observation_date)
     full join precipitation using (city, observation_date)

@@ -18,13 +18,14 @@ intervals as (
     {{ precipitation_intervals(within_span('observation_timestamp', span, before='3 hours', after='4 hours')) }}
 ),
 
+{% set hours_of_interval = (
+    "date_trunc('hour', " ~ smallest('rain_from', 'snow_from') ~ ")",
+    "date_trunc('hour', ended - interval '1 microsecond')",
+    '1 hour'
+) %}
 parts as (
-    select *, {{ each_time(
-        "date_trunc('hour', least(rain_from, snow_from))",
-        "date_trunc('hour', ended - interval '1 microsecond')",
-        '1 hour'
-    ) }} as hour
-    from intervals
+    select intervals.*, {{ each_time(*hours_of_interval) }} as hour
+    from intervals {{ each_time_source(*hours_of_interval) }}
 ),
 
 precipitation as (
@@ -61,7 +62,7 @@ hours as (
 combined as (
     select
         *,
-        greatest(hours.last_ingested_at, precipitation.last_ingested_at) as newest_ingested_at
+        {{ largest('hours.last_ingested_at', 'precipitation.last_ingested_at') }} as newest_ingested_at
     from hours
     full join precipitation using (city, observation_hour)
     -- Rain can fall in an hour without an observation; a dry hour without one has no row.

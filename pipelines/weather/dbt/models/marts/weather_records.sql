@@ -40,8 +40,8 @@ ranked as (
             partition by city
             order by not {{ compared }}, {{ rounded(column ~ '_' ~ units[0], 6) }} {{ order }}, observation_date
         ) as place,
-        count(*) filter (where {{ compared }}) over (partition by city) as days_observed,
-        count(*) filter (where not {{ compared }}) over (partition by city) as days_left_out
+        {{ filtered('count', '*', compared) }} over (partition by city) as days_observed,
+        {{ filtered('count', '*', 'not ' ~ compared) }} over (partition by city) as days_left_out
     from days
     where {{ column }}_{{ units[0] }} is not null{{ " and " ~ column ~ "_mm > 0" if column in ('rain', 'snow') }}
     {{ "union all" if not loop.last }}

@@ -14,21 +14,18 @@ with observed as (
 hourly as (
     select
         first_at,
-        least(
-            greatest(last_at, {{ utc('built_at') }} + interval '2 hours'),
-            {% if build %}
-            (select {{ utc('min(hourly_before)') }} from {{ schedule_source }})
-                - interval '1 microsecond'
-            {% else %}
-            null
-            {% endif %}
-        ) as last_at
+        {{ smallest(
+            largest('last_at', utc('built_at') ~ " + interval '2 hours'"),
+            '(select ' ~ utc('min(hourly_before)') ~ ' from ' ~ schedule_source ~ ") - interval '1 microsecond'"
+                if build else 'null'
+        ) }} as last_at
     from observed
     cross join {{ ref('build_info') }} as build_info
 ),
 
 times as (
-    select {{ each_time('first_at', 'last_at', '1 hour') }} as time from hourly
+    select {{ each_time('first_at', 'last_at', '1 hour') }} as time
+    from hourly {{ each_time_source('first_at', 'last_at', '1 hour') }}
     {% if build %}
     union all
     select {{ utc('scheduled_at') }} as time from {{ schedule }}
@@ -54,5 +51,5 @@ select
     -- A city is inactive after this long, and after three times, without an observation.
     active.number as last_active_number
 from numbered
-inner join numbered as active on active.time = greatest(numbered.last_within, numbered.third_time)
+inner join numbered as active on active.time = {{ largest('numbered.last_within', 'numbered.third_time') }}
 order by numbered.time

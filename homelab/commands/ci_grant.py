@@ -1,0 +1,85 @@
+"""`homelab ci grant`: what a deploy needs, and nothing else, on the container of the service `runner`."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Mapping, Sequence
+
+from homelab.errors import InputError
+from homelab.host import check
+from homelab.model import Inventory
+from homelab.private_files import STATE_FOLDER
+from homelab.runtime.session import Session
+from homelab.secrets import OPERATOR_PUBLIC
+from homelab.services.runner import CLONE, SANDBOX
+
+_OPERATOR = "operator_ed25519"
+_COPIED = ("secrets.json", "ca.pem", "known_hosts.json", "airflow_ed25519", "publications_ed25519", "runner_ed25519")
+
+
+def grant(session: Session) -> tuple[str, Sequence[str]]:
+    """Copy the files to the runner; return the name of its container and the paths below its clone.
+
+    Raises InputError without a runner, before the first deploy, or if the clone is missing.
+    """
+    container = session.inventory.container_with("runner")
+    session.require_intact_state()
+    files = runner_files(session)
+    with session.connect(container) as host:
+        if not host.run(SANDBOX.as_user("/usr/bin/test", "-d", f"{CLONE}/.git")).ok:
+            raise InputError(
+                f"Cannot copy the secrets to {container.name}: {CLONE} is not a clone of your repository",
+                "The job `deploy` updates this clone and deploys from it.",
+                f"Run `homelab ssh {container.name} {SANDBOX.program} git clone URL {CLONE}`, then try again.",
+            )
+        # With the user's privileges: a job could put a link of its own in the way.
+        unpack = SANDBOX.as_user("/usr/bin/tar", "-x", "-C", CLONE)
+        check(host, unpack, f"copy the secrets to {container.name}", stdin=_archive(files))
+    return container.name, sorted(files)
+
+
+def runner_files(session: Session) -> Mapping[str, bytes]:
+    """Return the files of a runner by their path below the clone.
+
+    It logs in with its own key, in the place of the operator's, whose public key its deploys still write. Raises
+    InputError before the first deploy.
+    """
+    inventory, secrets = session.inventory, session.secrets
+    if not secrets.has_key("runner"):
+        raise InputError(
+            "Cannot copy the secrets to the runner: it is not deployed yet",
+            "The containers have to accept its SSH key first.",
+            "Run `homelab up` and `homelab deploy`.",
+        )
+    state, folder = inventory.state_dir, f"{STATE_FOLDER}/{inventory.lab}"
+    found = {f"{folder}/{name}": (state / name).read_bytes() for name in _COPIED if (state / name).exists()}
+    found[f"{folder}/{_OPERATOR}"] = secrets.key_pair("runner")[0].reveal().encode()
+    found[f"{folder}/{OPERATOR_PUBLIC}"] = secrets.key_pair("operator")[1].strip().encode()
+    return {**found, **_api_key(inventory)}
+
+
+def _api_key(inventory: Inventory) -> Mapping[str, bytes]:
+    """Return the file with OpenWeather's key, if it is below the state folder."""
+    base = inventory.path.parent
+    paths = [inventory.weather.api_key_file] if inventory.weather else []
+    return {
+        str(path.relative_to(base)): path.read_bytes()
+        for path in paths
+        if path.is_relative_to(base / STATE_FOLDER) and path.exists()
+    }
+
+
+def _archive(files: Mapping[str, bytes]) -> bytes:
+    """Return a tar archive, readable by its owner only."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for path in sorted({"/".join(each.split("/")[:count]) for each in files for count in (1, 2)} - {*files}):
+            entry = tarfile.TarInfo(path)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o700
+            archive.addfile(entry)
+        for path, content in files.items():
+            entry = tarfile.TarInfo(path)
+            entry.size, entry.mode = len(content), 0o600
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
