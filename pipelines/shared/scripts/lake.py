@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 
 import duckdb
 import object_storage
@@ -34,7 +35,7 @@ class StorageUnreachable(Exception):
     """The object storage of the lake does not answer."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Lake:
     """The connection of a pipeline's lake; `schema` has its catalog, `url` is the folder of its objects."""
 
@@ -55,13 +56,30 @@ class Lake:
         retention = timedelta(seconds=float(os.environ["LAKE_RETENTION_SECONDS"]))
         return cls(os.environ["LAKE_SCHEMA"], os.environ["S3_URL"] + "/lake/", retention, dict(os.environ))
 
-    def connect(self, version: int | None = None, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
-        """Open the lake in UTC, at a version or at the newest one. Raises duckdb.Error."""
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """Open the newest version in UTC. Raises duckdb.Error.
+
+        Opening a lake takes half a second, so these connections of a process share one.
+        """
+        connection = self._newest.cursor()
+        connection.execute(f"use {CATALOG}.main")
+        return connection
+
+    def connect_read_only(self, version: int | None = None) -> duckdb.DuckDBPyConnection:
+        """Open a version, or the newest one, in UTC and alone. Raises duckdb.Error."""
+        connection = self._open(version, read_only=True)
+        connection.execute(f"use {CATALOG}.main")
+        return connection
+
+    @cached_property
+    def _newest(self) -> duckdb.DuckDBPyConnection:
+        return self._open(None, read_only=False)
+
+    def _open(self, version: int | None, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         connection = object_storage.connect(self.variables)
         for name in _EXTENSIONS:
             connection.load_extension(name)
-        self.attach(connection, CATALOG, version, read_only=read_only or version is not None)
-        connection.execute(f"use {CATALOG}.main")
+        self.attach(connection, CATALOG, version, read_only=read_only)
         return connection
 
     def attach(
@@ -90,8 +108,8 @@ class Lake:
                     "The published file is unchanged, and the next build continues."
                 ) from None
 
-    def mark_published(self) -> int:
-        """Mark the present tables as those of a build that passed its tests, and return their version."""
+    def mark_published(self) -> None:
+        """Mark the present tables as those of a build that passed its tests."""
         with self.connect() as connection:
             connection.execute("create schema if not exists landing")
             connection.execute("create table if not exists landing.builds (published_at timestamptz)")
@@ -99,7 +117,6 @@ class Lake:
             connection.execute(f"call {CATALOG}.set_commit_message('homelab', '{PUBLISHED}')")
             connection.execute("insert into landing.builds values (now())")
             connection.commit()
-            return max(version for version, _ in published_versions(connection))
 
     def maintain(self) -> None:
         """Expire snapshots, merge small files, and delete files that no snapshot needs. Raises duckdb.Error.
@@ -135,10 +152,12 @@ class Lake:
             if versions:
                 warehouse_copy.copy_all(connection, "before", CATALOG)
             connection.commit()
+            if versions:
+                connection.execute("detach before")
 
     def version_at(self, time: datetime) -> int:
         """Return the version of the last published build at a time. Raises NoSnapshot."""
-        with self.connect(read_only=True) as connection:
+        with self.connect_read_only() as connection:
             published = published_versions(connection)
         if found := [version for version, made in published if made <= time]:
             return max(found)
