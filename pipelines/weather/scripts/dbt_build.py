@@ -3,8 +3,8 @@
 Readers open data/published.duckdb, a link that is switched atomically: they never see a partial build, and a failed
 build leaves the previous file. data/last_build.json has the report. PostgreSQL is reached with libpq's variables;
 DBT_PGUSER and DBT_PGPASSWORD, if set, replace PGUSER and PGPASSWORD, as dbt only reads. The private tables are in the
-file data/warehouse.duckdb, or in the lake: see warehouse.py. After the publication, one old month of raw rows moves to
-object storage, if the inventory wants that: see archive.py.
+file data/warehouse.duckdb, or in the lake: see warehouse.py; the lake gets the new raw rows, too: see raw_copy.py.
+After the publication, one old month of raw rows moves to object storage, if the inventory wants that: see archive.py.
 
 The last line of standard output is the same report. Exit status: 0 published, 7 not published, 1 not published for
 a reason that can pass (a lost connection, a lock), 2 invalid options.
@@ -24,6 +24,7 @@ import archive
 import duckdb
 import project_hash
 import psycopg
+import raw_copy
 import raw_source
 import source_state
 import test_state
@@ -108,7 +109,7 @@ def _build(layout: Layout, lock: int, request: Request, started: datetime) -> di
     refresh = [FULL_REFRESH] if full_refresh else []
     status = run_dbt(layout, lock, [*private.dbt_options, *refresh, *selection(full_refresh, test_all)])
     archive.remove(copies)
-    archived = {}
+    copied, archived = {}, {}
     if status:
         private.require()
     else:
@@ -116,6 +117,8 @@ def _build(layout: Layout, lock: int, request: Request, started: datetime) -> di
             source_state.complete(connection, source)
             full_test_at = started if test_all else state.full_test_at
             test_state.save(connection, test_state.TestState(full_test_at, fingerprint))
+        # Before the publication: readers of this build's snapshot have its raw rows, too.
+        copied = _copy_raw(private, source)
         private.publish(layout.published)
         archived = _archive(source)
     return {
@@ -124,8 +127,21 @@ def _build(layout: Layout, lock: int, request: Request, started: datetime) -> di
         "rows_tested": "all" if test_all else "new",
         "months_landed_again": [f"{month:%Y-%m}" for month in repaired],
         "held_back": source.holders,
+        **copied,
         **archived,
     }
+
+
+def _copy_raw(private: warehouse.Warehouse, source: raw_source.Source) -> dict[str, Any]:
+    """Copy the new raw rows to the lake; after a failure, the next build does it, and this one is published."""
+    if not isinstance(private, warehouse.LakeWarehouse):
+        return {}
+    try:
+        with private.connect() as connection:
+            return {"raw_rows_copied": raw_copy.copy_raw(connection, source)}
+    except (duckdb.Error, archive.ArchiveDiffers, raw_copy.RawCopyDiffers) as error:
+        print(f"warning: the raw rows were not copied to the lake: {error}", file=sys.stderr)
+        return {"raw_copy_problem": str(error)}
 
 
 def _archive(source: raw_source.Source) -> dict[str, Any]:
