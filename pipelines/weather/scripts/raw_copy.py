@@ -17,20 +17,17 @@ from archive import check
 from lake import CATALOG
 from raw_source import RAW_COLUMNS, ArchivedMonth, Source
 
-_CREATE = """
-begin;
-create schema if not exists raw_copy;
+_TABLE = """
 create table if not exists raw_copy.weather_observations (
     id bigint, city varchar, ingested_at timestamptz, units varchar, revision integer, inserted_xid bigint, data json,
     day date
-);
-alter table raw_copy.weather_observations set partitioned by (day);
-commit;
-call {catalog}.set_option('parquet_compression', 'zstd', schema => 'raw_copy', table_name => 'weather_observations');
--- A small increment is a file, too, and not rows of the catalog.
-call {catalog}.set_option('data_inlining_row_limit', 0, schema => 'raw_copy', table_name => 'weather_observations');
-create table raw_copy.months (month date, rows bigint, checksum hugeint, copied_before bigint, cluster varchar);
+)
 """
+_MONTHS = """
+create table raw_copy.months (month date, rows bigint, checksum hugeint, copied_before bigint, cluster varchar)
+"""
+# A small increment is a file, too, and not rows of the catalog.
+_OPTIONS = {"parquet_compression": "'zstd'", "data_inlining_row_limit": "0"}
 _EXISTS = """
 from duckdb_tables() where database_name = $1 and schema_name = 'raw_copy' and table_name = 'months'
 """
@@ -73,7 +70,7 @@ def copy_raw(connection: duckdb.DuckDBPyConnection, source: Source) -> int:
     Raises duckdb.Error, RawCopyDiffers and ArchiveDiffers: then the next build copies them.
     """
     if not connection.execute(_EXISTS, [CATALOG]).fetchall():
-        connection.execute(_CREATE.format(catalog=CATALOG))
+        _create(connection)
     known = {
         month: _Copied(rows, int(checksum), before, cluster)
         for month, rows, checksum, before, cluster in connection.execute("from raw_copy.months").fetchall()
@@ -89,6 +86,18 @@ def copy_raw(connection: duckdb.DuckDBPyConnection, source: Source) -> int:
     finally:
         connection.execute("detach raw_source")
     return grown
+
+
+def _create(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create the tables, that of the months last: it exists only if everything else does."""
+    with _Transaction(connection):
+        connection.execute("create schema if not exists raw_copy")
+        connection.execute(_TABLE)
+        connection.execute("alter table raw_copy.weather_observations set partitioned by (day)")
+    for option, value in _OPTIONS.items():
+        table = "schema => 'raw_copy', table_name => 'weather_observations'"
+        connection.execute(f"call {CATALOG}.set_option('{option}', {value}, {table})")
+    connection.execute(_MONTHS)
 
 
 def _copy_month(
