@@ -8,6 +8,7 @@ never those of half a build.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,6 +25,7 @@ PUBLISHED = "published"
 _EXTENSIONS = ("postgres_scanner", "ducklake")
 _DELETED_AFTER = timedelta(hours=1)  # a file that no snapshot needs; longer than any query may last
 _ORPHANED_AFTER = timedelta(days=2)  # a file of a build that was killed; longer than any build may last
+_OTHER_FOLDER = re.compile(r'DATA_PATH parameter .* does not match existing data path in the catalog "(.*?)"')
 _SNAPSHOTS = f"from ducklake_snapshots('{CATALOG}')"
 
 
@@ -33,6 +35,10 @@ class NoSnapshot(Exception):
 
 class StorageUnreachable(Exception):
     """The object storage of the lake does not answer."""
+
+
+class StorageChanged(duckdb.Error):
+    """The lake's objects are in another folder than that of the inventory's object storage."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +91,19 @@ class Lake:
     def attach(
         self, connection: duckdb.DuckDBPyConnection, name: str, version: int | None = None, *, read_only: bool
     ) -> None:
-        """Attach the catalog under a name."""
+        """Attach the catalog under a name. Raises StorageChanged, duckdb.Error."""
         options = [f"data_path {literal(self.url)}", f"metadata_schema {literal(self.schema)}"]
         options += [f"snapshot_version {version}"] * (version is not None) + ["read_only"] * read_only
-        connection.execute(f"attach 'ducklake:postgres:dbname=lake' as {name} ({', '.join(options)})")
+        try:
+            connection.execute(f"attach 'ducklake:postgres:dbname=lake' as {name} ({', '.join(options)})")
+        except duckdb.Error as error:
+            if found := _OTHER_FOLDER.search(str(error)):
+                raise StorageChanged(
+                    f"Cannot open the lake: its objects are in {found[1]}, but the object storage of the inventory is "
+                    f"{self.url}. Write the earlier storage into the inventory, and deploy: "
+                    "`homelab pipeline move --to file` moves the history before the storage changes."
+                ) from None
+            raise
 
     def exists(self) -> bool:
         """Return True if the lake has a table."""
@@ -102,7 +117,7 @@ class Lake:
                 connection.execute(f"from glob({literal(self.url + 'none/*')})").fetchall()
             except duckdb.Error as error:
                 endpoint = self.variables["S3_ENDPOINT"]
-                cause = " ".join(str(error).split())[:300]
+                cause = " ".join(str(error).split()).partition(" LINE 1: ")[0][:300]
                 raise StorageUnreachable(
                     f"Cannot reach the object storage {endpoint} of the lake: {cause}. "
                     "The published file is unchanged, and the next build continues."

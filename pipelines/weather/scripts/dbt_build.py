@@ -30,7 +30,7 @@ import source_state
 import test_state
 import warehouse
 from dbt_runner import Layout, exclusive, print_outcome, run_dbt, write_report
-from lake import StorageUnreachable
+from lake import StorageChanged, StorageUnreachable
 from warehouse_copy import CopyDiffers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +38,7 @@ _ERRORS = (
     *(psycopg.Error, duckdb.Error, OSError, source_state.CountsDiffer, CopyDiffers),
     *(warehouse.Misplaced, StorageUnreachable, archive.ArchiveDiffers),
 )
-_LASTING = (psycopg.ProgrammingError, warehouse.Misplaced)
+_LASTING = (psycopg.ProgrammingError, warehouse.Misplaced, StorageChanged)
 FULL_REFRESH = "--full-refresh"
 
 
