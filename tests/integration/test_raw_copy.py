@@ -35,6 +35,9 @@ COPY = """
 select id, city, epoch_us(ingested_at) as ingested_at, units, revision, inserted_xid, data
 from raw_copy.weather_observations
 """
+TEMPERATURES = """
+select city, data ->> '$.main.temp' as temp from raw_copy.weather_observations where day = '{day}'
+"""  # as in docs/how-to/lake.md
 DAYS = "select day, count(*) as rows from raw_copy.weather_observations group by day order by day"
 
 
@@ -98,6 +101,9 @@ def test_each_build_adds_the_raw_rows_and_merges_the_files_of_a_day(stack: Stack
     assert len(days) >= 3
     assert files(lake) == [f"day={row['day']}" for row in days], "one file a day"
     assert sum(row["rows"] for row in query_at(lake, first, DAYS)) == 400, "as the builds before"
+    temperatures = query_at(lake, first, TEMPERATURES.format(day=days[-1]["day"]))
+    assert {type(json.loads(row["temp"])) for row in temperatures} <= {int, float}
+    assert len(temperatures) == 100
     # The published file and the tables that dbt makes have no part in it.
     assert lake.query("select count(*) as n from duckdb_tables() where schema_name = 'raw_copy'") == [{"n": 0}]
 
