@@ -20,6 +20,7 @@ from homelab.inventory.yaml_source import KeyPath
 from homelab.model import Container, Pipeline, Weather
 from homelab.model.inventory import RAW, WEATHER, airflow_objects
 from homelab.model.lake import CLICKHOUSE, LAKE, Lake, TargetSection
+from homelab.model.object_storage import BUCKET, ObjectStorage
 from homelab.model.options import Duration, Option
 from homelab.model.stages import ANALYTICS
 from homelab.paths import bundled_path
@@ -100,6 +101,8 @@ def read_pipelines(section: Section, containers: Sequence[Container], weather: W
                 for error in _clickhouse_errors(weather, containers):
                     section.problem(error, name, "target")
             manifests.append(manifest)
+            if error := _bucket_error(name, containers):
+                section.problem(error, name)
             if lake and (error := _lake_error(manifest.pipeline, containers)):
                 section.problem(error, name, "target")
     found = with_reads(manifests, section.data)
@@ -130,8 +133,7 @@ def _lake_error(pipeline: Pipeline, containers: Sequence[Container]) -> str:
         return "needs a dbt project in dbt/, whose tables are in the lake"
     if pipeline.has_own_build and not pipeline.is_weather:
         return "is for builds by homelab: a `build` script of your own chooses where it builds"
-    services = ((each, service) for each in containers for service in each.services.values())
-    if not any(service.object_storage(each, pipeline.name) for each, service in services):
+    if not any(_object_storages(pipeline.name, containers)):
         return "needs the service `s3`, which no container has"
     return ""
 
@@ -142,6 +144,21 @@ def _clickhouse_errors(weather: Weather, containers: Sequence[Container]) -> Ite
         yield "needs the service `clickhouse`, which no container has"
     if weather.days == "local":
         yield "needs `days: utc`: the models for ClickHouse have no local days"
+
+
+def _bucket_error(name: str, containers: Sequence[Container]) -> str:
+    """Return the reason why a pipeline cannot have a bucket of the service `s3`, or ""."""
+    for storage in _object_storages(name, containers):
+        if not re.fullmatch(BUCKET, storage.bucket):
+            return f"S3 does not accept the name of its bucket, {storage.bucket}: choose another name of the pipeline"
+    return ""
+
+
+def _object_storages(name: str, containers: Sequence[Container]) -> Iterator[ObjectStorage]:
+    for container in containers:
+        for service in container.services.values():
+            if storage := service.object_storage(container, name):
+                yield storage
 
 
 def _other_folder(section: Section, name: str, taken: Mapping[str, str], runs: bool) -> Path | None:

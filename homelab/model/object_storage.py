@@ -10,6 +10,7 @@ from homelab.model.inventory import Secret
 from homelab.model.options import SecretName
 from homelab.model.secret_store import SecretStore, user_secrets
 
+BUCKET = r"(?!xn--|.*\.\.|.*-s3alias$|[0-9.]+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"  # the names that S3 accepts
 UrlStyle = Literal["path", "vhost"]
 
 

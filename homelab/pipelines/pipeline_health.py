@@ -16,7 +16,8 @@ from homelab.pipelines.layout import Layout
 from homelab.pipelines.stream import stream_problems
 
 _LONGEST = 1000  # characters of the summary
-
+# Of the report of a published build: what the next builds still have to do.
+_LEFT_BEHIND = {"raw_copy_problem": "no raw row is copied to the lake", "archive_problem": "no month is archived"}
 
 _NO_RESULT = Result("", 0, b"")
 
@@ -105,8 +106,9 @@ def _build_problems(pipeline: Pipeline, report: Mapping[str, Any] | None, now: d
         event = "published only in part" if report["status"] == "partial" else "build failed"
         yield f"{event} at {report['finished']}: {failed[0] if failed else 'dbt has not run'}{more}"
         return
-    if problem := report.get("archive_problem"):
-        yield f"no month is archived since {report['finished']}: {problem}"
+    for key, event in _LEFT_BEHIND.items():
+        if problem := report.get(key):
+            yield f"{event} since {report['finished']}: {problem}"
     if pipeline.expected_every:
         age = now - datetime.fromisoformat(report["finished"])
         if age > timedelta(seconds=pipeline.expected_every.seconds):

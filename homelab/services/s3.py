@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from homelab.distributions import CA_BUNDLE
 from homelab.host import Result
 from homelab.model import Container, Endpoint, Health, Service, ServiceContext, Step
-from homelab.model.object_storage import ObjectStorage
+from homelab.model.object_storage import BUCKET, ObjectStorage
 from homelab.model.options import KeyNames, Option, SecretName, Size
 from homelab.services.lab_certificates import CA_FILE
 from homelab.services.seaweedfs import (
@@ -30,9 +30,8 @@ from homelab.services.seaweedfs import (
 )
 from homelab.steps import Packages
 
-_BUCKET = r"(?!xn--|.*\.\.|.*-s3alias$|[0-9.]+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 _BUCKET_TEXT = "a bucket's name: 3 to 63 lower-case letters, digits, hyphens and dots"
-_Bucket = Annotated[str, Option(pattern=_BUCKET, expected=_BUCKET_TEXT)]
+_Bucket = Annotated[str, Option(pattern=BUCKET, expected=_BUCKET_TEXT)]
 _HOST = r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?"
 _OF_ENDPOINT = ("bucket", "access_key", "secret_key")  # which an endpoint needs
 _OF_SEAWEEDFS = ("port", "clients", "buckets", "users", "reserve")
@@ -63,7 +62,7 @@ class S3(Service):
     ] = None
     bucket: Annotated[
         str | None,
-        Option("Bucket at the endpoint; each pipeline has a folder in it.", pattern=_BUCKET, expected=_BUCKET_TEXT),
+        Option("Bucket at the endpoint; each pipeline has a folder in it.", pattern=BUCKET, expected=_BUCKET_TEXT),
     ] = None
     access_key: Annotated[
         str | None,

@@ -33,6 +33,7 @@ pipelines:
 packages: {security_updates: false}
 """
 DAYS = "select sum(observations)::bigint as observations from weather_daily"
+RAW_ROWS = "select count(*) as rows from raw_copy.weather_observations where data ->> '$.main.temp' is not null"
 
 OLD = """
 do $$ begin execute format('create table raw.old partition of raw.weather_observations for values from (%L) to (%L)',
@@ -90,8 +91,11 @@ def test_weather_is_built_in_the_lake_and_moved(folder: Folder) -> None:
     assert folder.query(DAYS) == [{"observations": 200}]
     at = ("--at", f"{first:%Y-%m-%dT%H:%M:%S}")
     assert folder.query(*at, DAYS) == [{"observations": 100}]
+    assert folder.query(*at, RAW_ROWS) == [{"rows": 100}]
     assert "the lake has no build of it" in folder.homelab("query", "--at", "2020-01-01", DAYS, expect=2)
     assert "Permission Error" in folder.homelab("query", *at, "from read_text('/etc/passwd')", expect=2)
+    now = ("--at", f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}")
+    assert folder.query(*now, RAW_ROWS) == [{"rows": 200}]
     for target in ("file", "lake"):
         assert "compared row by row" in folder.homelab("pipeline", "move", "weather", "--to", target, "--yes")
     folder.homelab("pipeline", "rebuild")

@@ -21,7 +21,7 @@ from homelab.commands.pipeline_new import new_pipeline
 from homelab.dev.own_pipeline import LocalLayout, schema_steps, write_project
 from homelab.errors import HomelabError
 from homelab.host import check
-from homelab.model import Pipeline, SchemaVersion, ServiceContext
+from homelab.model import Inventory, Pipeline, SchemaVersion, ServiceContext
 from homelab.pipelines.container_steps import Limits, profiles_yml
 from homelab.pipelines.exclusion_view import ExclusionView
 from homelab.pipelines.pipeline_metrics import labelled
@@ -126,7 +126,15 @@ def prices(
 ) -> Iterator[Prices]:
     """The example for CSV files, or for another origin as the parameter."""
     new_pipeline(tmp_path, "prices", getattr(request, "param", "csv"))
-    wanted = inventory(tmp_path, "prices")
+    yield create_prices(server, analytics_python, extensions, tmp_path, inventory(tmp_path, "prices"))
+    with server.connect("project_data") as connection:
+        connection.execute("drop schema prices cascade")
+
+
+def create_prices(
+    server: pg.Server, python: Path, extensions: Path, folder: Path, wanted: Inventory, **more: str
+) -> Prices:
+    """Return the pipeline of an inventory on a server, with its roles and its files; `more` are variables."""
     pipeline = wanted.pipeline("prices")
     context = ServiceContext(
         inventory=wanted, container=wanted.container_with("postgres"), secret_store=FixedSecretStore(), host_keys={}
@@ -135,21 +143,21 @@ def prices(
     psql = shlex.join(["env", *superuser, server.program("psql")])
     converge(LocalHost(), list(contents(context, psql)), SilentProgress())
     assert pending_changes(LocalHost(), list(contents(context, psql))) == []
-    folder = tmp_path / "container"
-    (folder / "data").mkdir(parents=True)
-    layout = LocalLayout(pipeline, folder)
+    container = folder / "container"
+    (container / "data").mkdir(parents=True)
+    layout = LocalLayout(pipeline, container)
     variables = {
         **server.environment("project_data", "prices", "secret-of-postgres-prices"),
+        "PIPELINE": "prices",
         "PGOPTIONS": "-csearch_path=prices",
         "DBT_PGUSER": "prices_dbt",
         "DBT_PGPASSWORD": "secret-of-postgres-prices_dbt",
-        "PATH": f"{server.home}/bin:{analytics_python.parent}:{os.environ['PATH']}",
+        "PATH": f"{server.home}/bin:{python.parent}:{os.environ['PATH']}",
+        **more,
     }
     Path(layout.environment).write_text("".join(f"{key}={shlex.quote(value)}\n" for key, value in variables.items()))
-    (folder / "profiles.yml").write_bytes(profiles_yml(layout, Limits(), str(extensions)))
-    yield Prices(server, analytics_python, pipeline, layout, context, psql)
-    with server.connect("project_data") as connection:
-        connection.execute("drop schema prices cascade")
+    (container / "profiles.yml").write_bytes(profiles_yml(layout, Limits(), str(extensions)))
+    return Prices(server, python, pipeline, layout, context, psql)
 
 
 def test_new_pipeline_is_fetched_built_and_queried(prices: Prices) -> None:

@@ -387,7 +387,10 @@ def test_killed_export_can_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"pipelines": {"weather": {"to": "broker"}}}, "stores its rows through the broker"),
         (LAKE, "keeps data in the object storage"),
         (
-            {"pipelines": {name: {"path": "pipelines/prices"} for name in ("a_b", "a_b_")}},
+            {
+                "containers": {"storage": None},  # which would refuse the name of the second one
+                "pipelines": {name: {"path": "pipelines/prices"} for name in ("a_b", "a_b_")},
+            },
             "pipeline-a-b: two manifests",
         ),
         ({"containers": {POSTGRES: {"services": {"postgres": {"version": 13, "source": "pgdg"}}}}}, "PostgreSQL 13"),

@@ -117,6 +117,13 @@ def test_health_of_the_weather_has_its_marts(
             False,
             "no month is archived since 2026-11-26T11:00:00+00:00: no route",
         ),
+        (
+            {**BUILT, "raw_copy_problem": "no route"},
+            [SUCCESS],
+            "2h",
+            False,
+            "no raw row is copied to the lake since 2026-11-26T11:00:00+00:00: no route",
+        ),
         (PARTIAL, [SUCCESS], None, False, f"{IN_PART}: pipeline weather: it has published nothing yet"),
         (BROKEN, [SUCCESS], None, False, "build failed at 2026-11-26T11:00:00+00:00: model prices_daily: no column x"),
         (

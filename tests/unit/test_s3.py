@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from homelab.commands.pipeline_new import new_pipeline
 from homelab.errors import InputError
 from homelab.host import Result
 from homelab.inventory import load
 from homelab.model import Inventory, ServiceContext, Size
 from homelab.model.firewall import desired_firewall
+from homelab.model.object_storage import BUCKET
 from homelab.paths import bundled_path
 from homelab.runtime.convergence import steps_of
 from homelab.services.s3 import S3, bucket_of
@@ -217,3 +220,37 @@ def test_health_of_an_endpoint(tmp_path: Path, answer: tuple[int, bytes, bytes],
     found = service.health([Result("", *answer)])
     assert found.healthy == (answer[0] == 0)
     assert expected in found.summary
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "accepted"),
+    [
+        ("my_prices", {}, True),
+        ("my__prices", {}, True),
+        ("a234567890123456789012", {}, True),
+        ("prices_", {}, False),
+        ("prices__", {}, False),
+        ("prices_s3alias", {}, False),
+        ("prices_", EXTERNAL, True),  # a folder has any name
+    ],
+)
+def test_pipeline_whose_bucket_s3_refuses_is_a_problem(
+    tmp_path: Path, name: str, options: dict[str, Any], accepted: bool
+) -> None:
+    new_pipeline(tmp_path, name)
+    container = "analytics-platform" if options else "object-storage"
+    key, overlay = tmp_path / "key", tmp_path / "overlay.yaml"
+    key.write_text("openweather-key")
+    key.chmod(0o600)
+    pipelines = {"weather": {"api_key_file": str(key)}, name: {"path": f"pipelines/{name}"}}
+    containers = {container: {**OWN.get(container, {}), "services": {"s3": options}}}
+    overlay.write_text(json.dumps({"containers": containers, "pipelines": pipelines}))
+    files = [bundled_path("inventory.yaml"), overlay]
+    if accepted:
+        storage = load(files).object_storage(name)
+        assert storage
+        assert re.fullmatch(BUCKET, storage.bucket)
+        return
+    with pytest.raises(InputError) as caught:
+        load(files)
+    assert f"pipelines.{name}: S3 does not accept the name of its bucket, {bucket_of(name)}" in caught.value.details

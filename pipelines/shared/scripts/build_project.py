@@ -32,7 +32,7 @@ from typing import Any
 import duckdb
 import psycopg
 from dbt_runner import Layout, dbt_environment, dbt_program, exclusive, print_outcome, write_report
-from lake import StorageUnreachable
+from lake import StorageChanged, StorageUnreachable
 from publications import failed_readers, inspect, without
 from warehouse import Misplaced, current
 from warehouse_copy import CopyDiffers
@@ -67,7 +67,8 @@ def build(layout: Layout, timeout: float, request: Request) -> dict[str, Any]:
                 changed.save()
         except (OSError, duckdb.Error, psycopg.Error, CopyDiffers, Misplaced, StorageUnreachable) as error:
             print(f"error: {error}", file=sys.stderr)
-            problems, transient, status = {"build_project": str(error)}, not isinstance(error, Misplaced), 1
+            problems, status = {"build_project": str(error)}, 1
+            transient = not isinstance(error, Misplaced | StorageChanged)
             layout.run_results.unlink(missing_ok=True)  # this error is the cause of those of the models
         outcome = "failed" if status else "partial" if problems else "success"
         return write_report(layout, started, {"status": outcome}, problems, transient)

@@ -8,9 +8,11 @@ never those of half a build.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 
 import duckdb
 import object_storage
@@ -23,6 +25,7 @@ PUBLISHED = "published"
 _EXTENSIONS = ("postgres_scanner", "ducklake")
 _DELETED_AFTER = timedelta(hours=1)  # a file that no snapshot needs; longer than any query may last
 _ORPHANED_AFTER = timedelta(days=2)  # a file of a build that was killed; longer than any build may last
+_OTHER_FOLDER = re.compile(r'DATA_PATH parameter .* does not match existing data path in the catalog "(.*?)"')
 _SNAPSHOTS = f"from ducklake_snapshots('{CATALOG}')"
 
 
@@ -34,7 +37,11 @@ class StorageUnreachable(Exception):
     """The object storage of the lake does not answer."""
 
 
-@dataclass(frozen=True, slots=True)
+class StorageChanged(duckdb.Error):
+    """The lake's objects are in another folder than that of the inventory's object storage."""
+
+
+@dataclass(frozen=True)
 class Lake:
     """The connection of a pipeline's lake; `schema` has its catalog, `url` is the folder of its objects."""
 
@@ -55,22 +62,48 @@ class Lake:
         retention = timedelta(seconds=float(os.environ["LAKE_RETENTION_SECONDS"]))
         return cls(os.environ["LAKE_SCHEMA"], os.environ["S3_URL"] + "/lake/", retention, dict(os.environ))
 
-    def connect(self, version: int | None = None, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
-        """Open the lake in UTC, at a version or at the newest one. Raises duckdb.Error."""
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """Open the newest version in UTC. Raises duckdb.Error.
+
+        Opening a lake takes half a second, so these connections of a process share one.
+        """
+        connection = self._newest.cursor()
+        connection.execute(f"use {CATALOG}.main")
+        return connection
+
+    def connect_read_only(self, version: int | None = None) -> duckdb.DuckDBPyConnection:
+        """Open a version, or the newest one, in UTC and alone. Raises duckdb.Error."""
+        connection = self._open(version, read_only=True)
+        connection.execute(f"use {CATALOG}.main")
+        return connection
+
+    @cached_property
+    def _newest(self) -> duckdb.DuckDBPyConnection:
+        return self._open(None, read_only=False)
+
+    def _open(self, version: int | None, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         connection = object_storage.connect(self.variables)
         for name in _EXTENSIONS:
             connection.load_extension(name)
-        self.attach(connection, CATALOG, version, read_only=read_only or version is not None)
-        connection.execute(f"use {CATALOG}.main")
+        self.attach(connection, CATALOG, version, read_only=read_only)
         return connection
 
     def attach(
         self, connection: duckdb.DuckDBPyConnection, name: str, version: int | None = None, *, read_only: bool
     ) -> None:
-        """Attach the catalog under a name."""
+        """Attach the catalog under a name. Raises StorageChanged, duckdb.Error."""
         options = [f"data_path {literal(self.url)}", f"metadata_schema {literal(self.schema)}"]
         options += [f"snapshot_version {version}"] * (version is not None) + ["read_only"] * read_only
-        connection.execute(f"attach 'ducklake:postgres:dbname=lake' as {name} ({', '.join(options)})")
+        try:
+            connection.execute(f"attach 'ducklake:postgres:dbname=lake' as {name} ({', '.join(options)})")
+        except duckdb.Error as error:
+            if found := _OTHER_FOLDER.search(str(error)):
+                raise StorageChanged(
+                    f"Cannot open the lake: its objects are in {found[1]}, but the object storage of the inventory is "
+                    f"{self.url}. Write the earlier storage into the inventory, and deploy: "
+                    "`homelab pipeline move --to file` moves the history before the storage changes."
+                ) from None
+            raise
 
     def exists(self) -> bool:
         """Return True if the lake has a table."""
@@ -84,14 +117,14 @@ class Lake:
                 connection.execute(f"from glob({literal(self.url + 'none/*')})").fetchall()
             except duckdb.Error as error:
                 endpoint = self.variables["S3_ENDPOINT"]
-                cause = " ".join(str(error).split())[:300]
+                cause = " ".join(str(error).split()).partition(" LINE 1: ")[0][:300]
                 raise StorageUnreachable(
                     f"Cannot reach the object storage {endpoint} of the lake: {cause}. "
                     "The published file is unchanged, and the next build continues."
                 ) from None
 
-    def mark_published(self) -> int:
-        """Mark the present tables as those of a build that passed its tests, and return their version."""
+    def mark_published(self) -> None:
+        """Mark the present tables as those of a build that passed its tests."""
         with self.connect() as connection:
             connection.execute("create schema if not exists landing")
             connection.execute("create table if not exists landing.builds (published_at timestamptz)")
@@ -99,7 +132,6 @@ class Lake:
             connection.execute(f"call {CATALOG}.set_commit_message('homelab', '{PUBLISHED}')")
             connection.execute("insert into landing.builds values (now())")
             connection.commit()
-            return max(version for version, _ in published_versions(connection))
 
     def maintain(self) -> None:
         """Expire snapshots, merge small files, and delete files that no snapshot needs. Raises duckdb.Error.
@@ -135,10 +167,12 @@ class Lake:
             if versions:
                 warehouse_copy.copy_all(connection, "before", CATALOG)
             connection.commit()
+            if versions:
+                connection.execute("detach before")
 
     def version_at(self, time: datetime) -> int:
         """Return the version of the last published build at a time. Raises NoSnapshot."""
-        with self.connect(read_only=True) as connection:
+        with self.connect_read_only() as connection:
             published = published_versions(connection)
         if found := [version for version, made in published if made <= time]:
             return max(found)

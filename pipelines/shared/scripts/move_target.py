@@ -81,7 +81,7 @@ def _to_file(lake: Lake, file: Path) -> tuple[int, int]:
     for leftover in (copy, Path(f"{copy}.wal")):
         leftover.unlink(missing_ok=True)
     try:
-        with lake.connect(read_only=True) as connection:
+        with lake.connect_read_only() as connection:
             if not tables(connection, CATALOG):
                 raise NoHistory
             attach(connection, copy, "moved")

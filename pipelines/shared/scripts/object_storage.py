@@ -26,7 +26,7 @@ def connect(variables: Mapping[str, str]) -> duckdb.DuckDBPyConnection:
     if folder := variables.get("DUCKDB_EXTENSIONS"):
         config["extension_directory"] = folder
     connection = duckdb.connect(config=config)  # type: ignore[arg-type]
-    connection.execute("set TimeZone = 'UTC'")
+    connection.execute("set global TimeZone = 'UTC'")
     if variables.get("S3_URL", "").startswith("s3://"):
         connection.load_extension("httpfs")
         # Global: a secret of DuckDB has no CA.

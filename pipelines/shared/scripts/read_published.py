@@ -38,7 +38,7 @@ def connect_at(lake: Lake, time: datetime) -> duckdb.DuckDBPyConnection:
     Raises NoSnapshot.
     """
     version = lake.version_at(time if time.tzinfo else time.replace(tzinfo=UTC))
-    connection = lake.connect(version)
+    connection = lake.connect_read_only(version)
     # Statements need no other file than those of the lake.
     connection.execute(f"set allowed_directories = [{literal(lake.url)}]")
     _restrict(connection)

@@ -76,10 +76,10 @@ class LakeWarehouse:
 
     def publish(self, published: Path) -> None:
         """Mark the build in the lake, publish a file with its tables, and maintain the lake."""
-        version = self.lake.mark_published()
+        self.lake.mark_published()
         write_target(self.folder, "lake")
         try:
-            export(self.lake, version, self.folder / "export.duckdb", published)
+            export(self.lake, self.folder / "export.duckdb", published)
         except duckdb.Error:
             self.require()  # of an outage, its own error
             raise
@@ -94,12 +94,12 @@ class LakeWarehouse:
         self.lake.restore()
 
 
-def export(lake: Lake, version: int, copy: Path, published: Path) -> None:
-    """Publish a file with all tables of a version. Raises duckdb.Error and CopyDiffers."""
+def export(lake: Lake, copy: Path, published: Path) -> None:
+    """Publish a file with all tables, which no process may write meanwhile. Raises duckdb.Error."""
     for leftover in (copy, Path(f"{copy}.wal")):
         leftover.unlink(missing_ok=True)
     try:
-        with lake.connect(version) as connection:
+        with lake.connect() as connection:
             attach(connection, copy, "exported")
             warehouse_copy.copy_all(connection, CATALOG, "exported")
             connection.execute("checkpoint exported; detach exported")

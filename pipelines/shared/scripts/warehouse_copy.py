@@ -5,15 +5,20 @@ from __future__ import annotations
 import duckdb
 from duckdb_sql import identifier
 
+RAW_COPY = "raw_copy"  # a schema that only the lake has: neither published nor moved
+
 
 class CopyDiffers(Exception):
     """A copy has other rows than its source."""
 
 
 def tables(connection: duckdb.DuckDBPyConnection, database: str) -> list[tuple[str, str]]:
-    """Return schema and name of each table."""
-    sql = "select schema_name, table_name from duckdb_tables() where database_name = $1 order by all"
-    return connection.execute(sql, [database]).fetchall()
+    """Return schema and name of each table, without those of RAW_COPY."""
+    sql = (
+        "select schema_name, table_name from duckdb_tables() "
+        "where database_name = $1 and schema_name <> $2 order by all"
+    )
+    return connection.execute(sql, [database, RAW_COPY]).fetchall()
 
 
 def views(connection: duckdb.DuckDBPyConnection, database: str) -> list[tuple[str, str, str]]:

@@ -24,7 +24,7 @@ import object_storage
 import psycopg
 from contract import EXIT
 from duckdb_sql import literal
-from raw_source import ARCHIVED, ArchivedMonth
+from raw_source import ARCHIVED, RAW_COLUMNS, ArchivedMonth
 
 MONTHS = "WEATHER_ARCHIVE_MONTHS"  # whole months to keep in PostgreSQL; 0 or missing: all
 ARCHIVED_FILES = "WEATHER_ARCHIVED"  # dbt's variable: a glob of Parquet files with archived rows; empty: none
@@ -39,7 +39,7 @@ select %(month)s::date + interval '1 month'
 """
 _COLUMNS = ("id", "city", "ingested_at", "units", "revision", "inserted_xid", "data")
 _ROWS = """
-select id, city, ingested_at, units, revision, inserted_xid::text::bigint as inserted_xid, data::text as data
+select {columns}
 from raw.weather_observations
 where ingested_at >= '{first}' and ingested_at < timestamptz '{first}' + interval '1 month' order by ingested_at, id
 """
@@ -90,7 +90,7 @@ def _write(files: duckdb.DuckDBPyConnection, copy: ArchivedMonth) -> None:
     """Write the rows of a month to object storage. A file appears when it is complete."""
     files.load_extension("postgres_scanner")
     files.execute("attach '' as pg (type postgres, read_only)")
-    rows = f"postgres_query('pg', $sql${_ROWS.format(first=f'{copy.month} 00:00:00+00')}$sql$)"
+    rows = f"postgres_query('pg', $sql${_ROWS.format(columns=RAW_COLUMNS, first=f'{copy.month} 00:00:00+00')}$sql$)"
     if "://" not in copy.url:
         Path(copy.url).parent.mkdir(parents=True, exist_ok=True)
     files.execute(f"copy (from {rows}) to {literal(copy.url)} (format parquet, compression zstd)")

@@ -3,8 +3,9 @@
 Readers open data/published.duckdb, a link that is switched atomically: they never see a partial build, and a failed
 build leaves the previous file. data/last_build.json has the report. PostgreSQL is reached with libpq's variables;
 DBT_PGUSER and DBT_PGPASSWORD, if set, replace PGUSER and PGPASSWORD, as dbt only reads. The private tables are in the
-file data/warehouse.duckdb, in the lake, or in ClickHouse: see warehouse.py. After the publication, one old month of raw
-rows moves to object storage, if the inventory wants that: see archive.py.
+file data/warehouse.duckdb, in the lake, or in ClickHouse: see warehouse.py; the lake gets the new raw rows, too: see
+raw_copy.py. After the publication, one old month of raw rows moves to object storage, if the inventory wants that: see
+archive.py.
 
 The last line of standard output is the same report. Exit status: 0 published, 7 not published, 1 not published for
 a reason that can pass (a lost connection, a lock), 2 invalid options.
@@ -24,13 +25,14 @@ import archive
 import duckdb
 import project_hash
 import psycopg
+import raw_copy
 import raw_source
 import source_state
 import test_state
 import warehouse
 from clickhouse import ClickHouseError, ClickHouseUnreachable
 from dbt_runner import Layout, exclusive, print_outcome, write_report
-from lake import StorageUnreachable
+from lake import StorageChanged, StorageUnreachable
 from warehouse_copy import CopyDiffers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +40,7 @@ _ERRORS = (
     *(psycopg.Error, duckdb.Error, OSError, source_state.CountsDiffer, CopyDiffers),
     *(warehouse.Misplaced, StorageUnreachable, archive.ArchiveDiffers, ClickHouseError, ClickHouseUnreachable),
 )
-_LASTING = (psycopg.ProgrammingError, warehouse.Misplaced, ClickHouseError)
+_LASTING = (psycopg.ProgrammingError, warehouse.Misplaced, StorageChanged, ClickHouseError)
 FULL_REFRESH = "--full-refresh"
 
 
@@ -109,7 +111,7 @@ def _build(layout: Layout, lock: int, request: Request, started: datetime) -> di
     refresh = [FULL_REFRESH] if full_refresh else []
     status = private.run_dbt(layout, lock, [*refresh, *selection(full_refresh, test_all)])
     archive.remove(copies)
-    archived = {}
+    copied, archived = {}, {}
     if status:
         private.require()
     else:
@@ -117,6 +119,8 @@ def _build(layout: Layout, lock: int, request: Request, started: datetime) -> di
             source_state.complete(connection, source)
             full_test_at = started if test_all else state.full_test_at
             test_state.save(connection, test_state.TestState(full_test_at, fingerprint))
+        # Before the publication: readers of this build's snapshot have its raw rows, too.
+        copied = _copy_raw(private, source)
         private.publish(layout.published)
         archived = _archive(source)
     return {
@@ -126,8 +130,21 @@ def _build(layout: Layout, lock: int, request: Request, started: datetime) -> di
         "months_landed_again": [f"{month:%Y-%m}" for month in repaired],
         "held_back": source.holders,
         "landed_before": None if status else source.oldest_running,  # for build_due.py
+        **copied,
         **archived,
     }
+
+
+def _copy_raw(private: warehouse.Warehouse, source: raw_source.Source) -> dict[str, Any]:
+    """Copy the new raw rows to the lake; after a failure, the next build does it, and this one is published."""
+    if not isinstance(private, warehouse.LakeWarehouse):
+        return {}
+    try:
+        with private.connect() as connection:
+            return {"raw_rows_copied": raw_copy.copy_raw(connection, source)}
+    except (duckdb.Error, archive.ArchiveDiffers, raw_copy.RawCopyDiffers) as error:
+        print(f"warning: the raw rows were not copied to the lake: {error}", file=sys.stderr)
+        return {"raw_copy_problem": str(error)}
 
 
 def _archive(source: raw_source.Source) -> dict[str, Any]:

@@ -49,6 +49,7 @@ join pg_stat_activity as activity using (pid)
 where held.locktype = 'transactionid' and held.granted and held.mode = 'ExclusiveLock'
     and held.transactionid = ((%s::bigint %% 4294967296)::text)::xid
 """
+RAW_COLUMNS = "id, city, ingested_at, units, revision, inserted_xid::text::bigint as inserted_xid, data::text as data"
 ARCHIVED = "select month, url, rows, checksum from raw.archived_months order by month"
 Counts = dict[date, tuple[int, int]]  # rows and their checksum by month
 
