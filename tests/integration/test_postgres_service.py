@@ -489,7 +489,7 @@ def test_plan_names_the_restart_that_a_setting_needs(
 DROPPED = [
     "drop table raw.quarantine",
     "drop table raw.weather_observations cascade",
-    "drop view raw.exclusions",
+    "drop view raw.exclusions cascade",
     "drop function upkeep.record_settings",
     "drop index raw.weather_observations_inserted",
     "drop schema upkeep cascade",
@@ -516,7 +516,7 @@ def test_dropped_object_is_found_and_made_again(server: pg.Server, tmp_path: Pat
 
 CHANGED = {
     "alter table raw.quarantine drop column reason": "column raw.quarantine.reason text not null",
-    "alter table raw.weather_observations drop column units": "column raw.weather_observations.units text",
+    "alter table raw.weather_observations drop column units cascade": "column raw.weather_observations.units text",
     "alter table raw.city_settings drop column timezone": "column raw.city_settings.timezone text",
     "alter table raw.exclusion_entries drop column reason cascade": "column raw.exclusion_entries.reason text not null",
     "alter table raw.quarantine alter column bytes type int": "column raw.quarantine.bytes bigint not null",
