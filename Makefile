@@ -53,17 +53,19 @@ lock: .venv/ready  ## Update requirements/*.txt and pipelines/shared/requirement
 	$(COMPILE) requirements/sqlfluff.in -o requirements/sqlfluff.txt
 	$(COMPILE) requirements/fakesnow.in -o requirements/fakesnow.txt
 	$(COMPILE) pipelines/weather/snowflake/requirements.in -o pipelines/weather/snowflake/requirements.txt
+	$(COMPILE) requirements/chdb.in -o requirements/chdb.txt
 	$(COMPILE) benchmarks/requirements.in -o benchmarks/requirements.txt
 	pipelines/shared/requirements/refresh
 
 clean:  ## Remove the installed environments and caches (the lab: `homelab lab down --purge`)
-	rm -rf .venv .venv-analytics benchmarks/.venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-analytics .venv-clickhouse .venv-chdb .venv-fakesnow benchmarks/.venv .mypy_cache .ruff_cache .pytest_cache
 
 .venv/ready: bootstrap requirements/dev.txt requirements/build.txt pipelines/shared/requirements/uv.txt pyproject.toml
 	@./bootstrap
 	@touch $@
 
 .venv/test-ready: .venv/ready bootstrap requirements/postgres.txt pipelines/shared/requirements/analytics.txt \
-    pipelines/shared/requirements/seaweedfs.txt requirements/fakesnow.txt
+    pipelines/shared/requirements/seaweedfs.txt pipelines/shared/requirements/clickhouse.txt requirements/chdb.txt \
+    requirements/fakesnow.txt
 	@./bootstrap --test
 	@touch $@

@@ -40,7 +40,7 @@ with lake.connect() as connection:
     found["query"] = min(seconds(lambda: connection.execute(sys.argv[1]).fetchall()) for _ in range(3))
 print(json.dumps(found))
 """
-_IN_FILE = """
+IN_FILE = """
 import duckdb, json, sys, time
 with duckdb.connect(sys.argv[2], read_only=True, config={"memory_limit": "1GB"}) as connection:
     connection.execute("set TimeZone = 'UTC'; set enable_progress_bar = false")
@@ -124,7 +124,7 @@ def compare(server: pg.Server, database: str, rows: int, builds: int) -> Iterato
         yield _row(f"hourly build, {_NEW:,} new rows", min(taken["lake"]), min(taken["file"]))
         sql = _DAYS.format(observations="staging.stg_weather")
         in_lake = json.loads(run(_IN_LAKE, lake.environment, sql))
-        in_file = json.loads(run(_IN_FILE, file.environment, sql, str(file.data / "published.duckdb")))
+        in_file = json.loads(run(IN_FILE, file.environment, sql, str(file.data / "published.duckdb")))
         yield _row("daily aggregates of all rows", in_lake["query"], in_file["query"])
         yield Row("maintenance after a build", f"{in_lake['maintenance']:.1f} s", "", "", "", True)
         now, then = lake.objects(), (objects, catalog)

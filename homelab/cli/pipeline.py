@@ -231,22 +231,24 @@ def unarchive(as_json: Json = False) -> None:
 
 
 def move(
-    to: Annotated[Literal["lake", "file"], typer.Option(help="Where the history goes.")],
+    to: Annotated[Literal["lake", "clickhouse", "file"], typer.Option(help="Where the history goes.")],
     pipeline: PipelineArgument = None,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Move the history of a pipeline to the lake, or back to its file. Every row is compared before the switch.
+    """Move the history of a pipeline to the lake or to ClickHouse, or back to its file. Every row is compared.
 
-    The inventory needs `target: lake` for both directions. Builds wait until the move has ended; readers do not.
+    Both directions need `target: lake` or `target: clickhouse` in the inventory. Builds wait until the move has ended;
+    readers do not.
 
     Example:  homelab pipeline move weather --to lake
     """
+    from homelab.commands.pipeline_move import SHOWN
     from homelab.commands.pipeline_move import move as run_move
 
     session = settings.session()
     name = session.inventory.chosen_pipeline(pipeline).name
-    if not confirm(f"Replace the tables of {name} in the {to} by a copy of its history?", yes):
+    if not confirm(f"Move the history of {name} to {SHOWN[to]}, and replace its tables there?", yes):
         raise typer.Exit(1)
     outcome = run_move(session, name, to)
     print_result(outcome, as_json, lambda: echo(outcome))

@@ -1,4 +1,4 @@
-"""`homelab pipeline move`: move the history of a pipeline to the lake, or back to its file."""
+"""`homelab pipeline move`: move the history of a pipeline to the lake or to ClickHouse, or back to its file."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
-from homelab.errors import HomelabError
+from homelab.errors import HomelabError, InputError
 from homelab.host import argv, expected_format
+from homelab.model import Inventory, Pipeline
 from homelab.model.stages import ANALYTICS
 from homelab.pipeline_contract import EXIT
 from homelab.pipelines.layout import SHARED_SCRIPTS, Layout
 from homelab.runtime.marts import require_lake
 from homelab.runtime.session import Session
 
-Target = Literal["lake", "file"]
+Target = Literal["lake", "clickhouse", "file"]
+SHOWN = {"lake": "the lake", "clickhouse": "ClickHouse", "file": "its file"}
 _DEADLINE = 4 * 3600.0  # seconds; it copies and compares the whole history
 
 
@@ -29,16 +31,29 @@ class Move:
     rows: int
 
     def __str__(self) -> str:
-        where = "the lake" if self.to == "lake" else "its file"
+        where = SHOWN[self.to]
         if not self.moved:
             return f"{self.pipeline}: the history is in {where} already"
         return f"{self.pipeline}: {self.tables} tables with {self.rows} rows copied to {where} and compared row by row"
 
 
+def _require_place(inventory: Inventory, pipeline: Pipeline, target: Target) -> None:
+    """Raise InputError if the inventory gives the pipeline no place besides its file, or another one."""
+    if pipeline.clickhouse and target != "lake":
+        return
+    if target == "clickhouse":
+        raise InputError(
+            f"Cannot move the history of {pipeline.name}: the pipeline has no ClickHouse",
+            "The inventory has no `target: clickhouse` for it.",
+            "Add it and run `homelab deploy`: docs/how-to/clickhouse.md.",
+        )
+    require_lake(inventory, pipeline.name, "move the history")
+
+
 def move(session: Session, name: str | None, target: Target) -> Move:
     """Copy the history of a pipeline, compare every row, and switch its builds. Raises HomelabError."""
     pipeline = session.inventory.chosen_pipeline(name)
-    require_lake(session.inventory, pipeline.name, "move the history")
+    _require_place(session.inventory, pipeline, target)
     container, layout = session.inventory.container_of(ANALYTICS), Layout(pipeline)
     script = argv("python", f"{SHARED_SCRIPTS}/move_target.py", "--data", layout.data, "--to", target)
     with session.connect(container) as host, session.progress.step(container.name, f"move {pipeline.name} to {target}"):

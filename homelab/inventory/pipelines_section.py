@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from homelab.inventory.weather_section import WeatherSection
 from homelab.inventory.yaml_source import KeyPath
 from homelab.model import Container, Pipeline, Weather
 from homelab.model.inventory import RAW, WEATHER, airflow_objects
-from homelab.model.lake import LAKE, Lake, TargetSection
+from homelab.model.lake import CLICKHOUSE, LAKE, Lake, TargetSection
 from homelab.model.options import Duration, Option
 from homelab.model.stages import ANALYTICS
 from homelab.paths import bundled_path
@@ -94,6 +94,10 @@ def read_pipelines(section: Section, containers: Sequence[Container], weather: W
     for name, folder in folders.items():
         lake = weather.lake if weather and name == WEATHER else _lake(section, name)
         if folder and (manifest := read_manifest(section.below(name), name, folder, _duckdb(), lake)):
+            if weather and name == WEATHER and weather.clickhouse:
+                manifest = replace(manifest, pipeline=replace(manifest.pipeline, clickhouse=True))
+                for error in _clickhouse_errors(weather, containers):
+                    section.problem(error, name, "target")
             manifests.append(manifest)
             if lake and (error := _lake_error(manifest.pipeline, containers)):
                 section.problem(error, name, "target")
@@ -126,6 +130,14 @@ def _lake_error(pipeline: Pipeline, containers: Sequence[Container]) -> str:
     if not any(service.object_storage(each, pipeline.name) for each, service in services):
         return "needs the service `s3`, which no container has"
     return ""
+
+
+def _clickhouse_errors(weather: Weather, containers: Sequence[Container]) -> Iterator[str]:
+    """Yield the reasons why the weather cannot be built in ClickHouse."""
+    if not any(CLICKHOUSE in each.services for each in containers):
+        yield "needs the service `clickhouse`, which no container has"
+    if weather.days == "local":
+        yield "needs `days: utc`: the models for ClickHouse have no local days"
 
 
 def _other_folder(section: Section, name: str, taken: Mapping[str, str], runs: bool) -> Path | None:

@@ -12,7 +12,7 @@ from homelab.inventory.schema_rules import exclusive, together
 from homelab.inventory.section import Section
 from homelab.inventory.value_types import anchored
 from homelab.model import City, Weather
-from homelab.model.lake import TargetSection
+from homelab.model.lake import CLICKHOUSE, LAKE, Lake, RetentionSection
 from homelab.model.options import Option
 from homelab.paths import bundled_path
 
@@ -42,8 +42,16 @@ class CitiesFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WeatherSection(TargetSection):
+class WeatherSection(RetentionSection):
     """The keys of `weather:`."""
+
+    target: Annotated[
+        Literal["file", "lake", "clickhouse"],
+        Option(
+            "Where dbt builds: one DuckDB file, DuckLake tables in PostgreSQL and the service `s3`, or the service "
+            "`clickhouse`."
+        ),
+    ] = "file"
 
     cities: Annotated[
         list[Annotated[City, _CITY]] | CitiesFile,
@@ -118,7 +126,8 @@ def weather(section: Section) -> Weather:
         archive_months=found.archive_months,
         to=found.to,
         folder=found.path or bundled_path("pipelines/weather"),
-        lake=found.lake,
+        lake=Lake(found.snapshot_retention) if found.target == LAKE else None,
+        clickhouse=found.target == CLICKHOUSE,
     )
 
 

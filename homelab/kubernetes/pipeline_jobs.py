@@ -46,6 +46,8 @@ def require_exportable(inventory: Inventory, pipeline: Pipeline) -> None:
         reason, help_ = "it stores its rows through the broker", "`to: postgres` under `weather:`"
     elif storage is None and (pipeline.lake or (weather and weather.archive_months)):
         reason, help_ = "it keeps data in the object storage `s3`", "an `endpoint` of your own under `s3:`"
+    elif pipeline.clickhouse:
+        reason, help_ = "the service `clickhouse` builds its models", "`target: file` under `weather:`"
     elif pipeline.lock_error:
         reason, help_ = pipeline.lock_error, f"`homelab pipeline lock {pipeline.name}`"
     else:

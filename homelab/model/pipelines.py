@@ -69,6 +69,7 @@ class Pipeline:
     has_dbt: bool
     has_dags: bool
     lake: Lake | None = None  # of its dbt project; otherwise one DuckDB file
+    clickhouse: bool = False  # the service builds its models
     reads: Mapping[str, Path] = field(default_factory=dict)  # pipelines whose tables it reads → their dbt projects
     schema_versions: Sequence[SchemaVersion] = ()
     requirements: bytes | None = field(default=None, repr=False)  # lock of the scripts' packages, with hashes

@@ -52,3 +52,4 @@ class Weather:
     archive_months: int = 0  # whole months of raw rows in PostgreSQL before they move to object storage; 0: all
     to: Literal["postgres", "broker"] = "postgres"  # destination of the ingestion
     lake: Lake | None = None  # or one DuckDB file
+    clickhouse: bool = False  # the server builds the models

@@ -10,6 +10,7 @@ from homelab.model import Inventory, Pipeline, ServiceContext, Step
 from homelab.model.options import SecretName, Size
 from homelab.model.stages import ANALYTICS, BUILD, CHECK, FETCH, INGESTION, Stage, stage_of
 from homelab.pipeline_contract import EXIT
+from homelab.pipelines.clickhouse_login import BUILDER, clickhouse_secret, clickhouse_variables
 from homelab.pipelines.exclusion_view import ExclusionView
 from homelab.pipelines.layout import EXTENSIONS, SHARED_SCRIPTS, SHARED_VENV, Layout
 from homelab.pipelines.published_files import read_by_others, readers_group
@@ -220,6 +221,7 @@ def environment_text(
         weather=weather_variables(context, layout),
         storage=storage.variables if storage else {},
         extensions=EXTENSIONS,
+        clickhouse=clickhouse_variables(context, ca_file) if pipeline.clickhouse else {},
         variables=pipeline.plain_variables,
         user=pipeline.grant_of(stages[0]).role,
         fetches=INGESTION in stages,
@@ -261,6 +263,7 @@ def secret_variables(
         "PGPASSWORD": f"postgres-{pipeline.grant_of(stages[0]).role}",
         **({"DBT_PGPASSWORD": f"postgres-{pipeline.reader}"} if ANALYTICS in stages else {}),
         **({"S3_SECRET_ACCESS_KEY": storage.secret} if storage else {}),
+        **({"CLICKHOUSE_PASSWORD": clickhouse_secret(BUILDER)} if pipeline.clickhouse and ANALYTICS in stages else {}),
         **(pipeline.secrets if for_scripts else {}),
     }
 
@@ -276,4 +279,5 @@ def profiles_yml(layout: Layout, defaults: Limits, extensions: str = EXTENSIONS)
         memory_limit=layout.pipeline.memory or defaults.memory,
         reads=list(layout.pipeline.reads),
         lake=layout.pipeline.lake is not None,
+        clickhouse=layout.pipeline.clickhouse,
     )

@@ -13,6 +13,7 @@ PLATFORM = "/opt/analytics-platform"
 SHARED_SCRIPTS = f"{PLATFORM}/scripts"
 SHARED_VENV = f"{PLATFORM}/venv"
 EXTENSIONS = f"{PLATFORM}/extensions"  # of DuckDB
+CLICKHOUSE_VENV = f"{PLATFORM}/clickhouse-venv"  # dbt with the adapter of ClickHouse
 FOLDER = f"{PLATFORM}/pipelines"
 
 

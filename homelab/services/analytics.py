@@ -14,7 +14,7 @@ from homelab.pipelines.container_steps import Limits
 from homelab.pipelines.layout import EXTENSIONS, FOLDER, SHARED_SCRIPTS, SHARED_VENV, Layout
 from homelab.pipelines.pipeline_metrics import labelled
 from homelab.services.dbt_docs import DOCS_ENDPOINT, DOCS_FOLDER, DOCS_UNIT, docs_pages, docs_steps
-from homelab.services.pipeline_platform import platform_steps, shared_venv
+from homelab.services.pipeline_platform import clickhouse_venv, platform_steps, shared_venv
 from homelab.services.publications import PUSHER, copy_metrics, push_publications
 from homelab.steps import Command
 
@@ -36,7 +36,7 @@ class Analytics(Service):
     """Dbt and DuckDB, and the pipelines; their scripts run here, too, unless a container has `ingestion`."""
 
     requires: ClassVar[tuple[str, ...]] = ("postgres",)
-    uses: ClassVar[tuple[str, ...]] = ("broker", "s3")
+    uses: ClassVar[tuple[str, ...]] = ("broker", "clickhouse", "s3")
 
     threads: Annotated[
         int, Option("Number of models that dbt builds in parallel, unless the pipeline has a limit.", low=1)
@@ -77,7 +77,9 @@ class Analytics(Service):
             triggered_by=[venv],
             makes=[ManagedResource("made", EXTENSIONS)],
         )
-        platform = platform_steps(context, venv, Limits(self.memory_limit, self.threads), [extension])
+        in_clickhouse = any(each.clickhouse for each in context.inventory.pipelines)
+        others = [extension, *([clickhouse_venv()] if in_clickhouse else [])]
+        platform = platform_steps(context, venv, Limits(self.memory_limit, self.threads), others)
         docs = docs_steps(context) if self.docs else ()
         return (*platform, *push_publications(context), *docs)
 

@@ -8,7 +8,7 @@ from itertools import chain
 from homelab.model import ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.pipelines.container_steps import Limits, account_steps, gate_entries, pipeline_steps
-from homelab.pipelines.layout import FOLDER, SHARED_SCRIPTS, SHARED_VENV
+from homelab.pipelines.layout import CLICKHOUSE_VENV, FOLDER, SHARED_SCRIPTS, SHARED_VENV
 from homelab.pipelines.layout import PLATFORM as ROOT
 from homelab.render import render
 from homelab.services.lab_certificates import CA_FILE
@@ -20,6 +20,11 @@ _WRAPPER = "/usr/local/sbin/homelab-pipeline"
 def shared_venv() -> Venv:
     """Return the step for the venv of all pipelines."""
     return Venv(SHARED_VENV, bundled_path("pipelines/shared/requirements/analytics.txt").read_bytes())
+
+
+def clickhouse_venv() -> Venv:
+    """Return the step for the venv of dbt with the adapter of ClickHouse."""
+    return Venv(CLICKHOUSE_VENV, bundled_path("pipelines/shared/requirements/clickhouse.txt").read_bytes())
 
 
 def platform_steps(context: ServiceContext, venv: Venv, limits: Limits, others: Sequence[Step] = ()) -> Sequence[Step]:

@@ -34,6 +34,7 @@ _BUILT_IN = {
     "airflow_worker": "AirflowWorker",
     "redis": "Redis",
     "s3": "S3",
+    "clickhouse": "ClickHouse",
     "broker": "Broker",
     "consumer": "Consumer",
     "prometheus": "Prometheus",

@@ -23,6 +23,7 @@ from homelab.services.alertmanager import Alertmanager
 from homelab.services.analytics import Analytics
 from homelab.services.blackbox_exporter import BlackboxExporter
 from homelab.services.broker import Broker
+from homelab.services.clickhouse import ClickHouse
 from homelab.services.consumer import Consumer
 from homelab.services.gateway import WebGateway
 from homelab.services.grafana import Grafana
@@ -196,27 +197,42 @@ class TestPostgresExporter(ServiceContract):
     service = PostgresExporter
 
 
-class TestGrafana(ServiceContract):
-    service = Grafana
-    overlay: ClassVar = {
-        "packages": {
-            "repositories": {
-                "grafana": {
-                    "uri": "https://apt.grafana.com",
-                    "suite": "stable",
-                    "components": ["main"],
-                    "key": "grafana.asc",
-                    "fingerprint": FINGERPRINT,
-                }
-            }
-        },
-        "containers": {"tested": {"services": {"prometheus": {}}}},
-    }
+def repository(name: str) -> dict[str, object]:
+    """Return the repository of a vendor, with the key in `KEY`."""
+    source = {"uri": f"https://packages.{name}.example/deb", "suite": "stable", "components": ["main"]}
+    return {"packages": {"repositories": {name: {**source, "key": KEY, "fingerprint": FINGERPRINT}}}}
+
+
+KEY = "vendor.asc"
+
+
+class OfVendor(ServiceContract):
+    """The contract of a service from a vendor's repository."""
 
     @pytest.fixture(autouse=True)
     def key(self, tmp_path: Path) -> None:
         """Write the key of the repository before the inventory is read."""
-        (tmp_path / "grafana.asc").write_text(BOOKWORM)
+        (tmp_path / KEY).write_text(BOOKWORM)
+
+
+class TestGrafana(OfVendor):
+    service = Grafana
+    overlay: ClassVar = {**repository("grafana"), "containers": {"tested": {"services": {"prometheus": {}}}}}
+
+
+class TestClickHouse(OfVendor):
+    service = ClickHouse
+    options: ClassVar = {"clients": "lan", "readers": ["grafana"]}
+    overlay: ClassVar = {**repository("clickhouse"), "pipelines": {"weather": {"target": "clickhouse"}}}
+
+
+class TestAnalyticsWithClickHouse(OfVendor):
+    service = Analytics
+    overlay: ClassVar = {
+        **repository("clickhouse"),
+        "containers": {"box": {"vmid": 198, "ip": ".198", "cores": 2, "memory": 4096, "services": {"clickhouse": {}}}},
+        "pipelines": {"weather": {"target": "clickhouse"}},
+    }
 
 
 class TestWebGateway(ServiceContract):

@@ -29,9 +29,11 @@ def main() -> None:
         for name, path in zip(("file", "lake"), sys.argv[1:3], strict=True):
             connection.execute(f"attach '{path}' as {name} (read_only)")
         file, lake = (set(connection.execute(_NAMES, [name]).fetchall()) for name in ("file", "lake"))
-        assert lake - file <= {("landing", "builds")}, lake - file
+        assert lake - file <= {("landing", "builds"), ("landing", "clickhouse_build")}, lake - file
         assert file - lake <= {("landing", "compaction")}, file - lake
         for schema, table in sorted(file & lake):
+            if table == "compaction":
+                continue
             if "marts" in sys.argv[3:] and (schema != "main" or table.endswith("_history")):
                 continue
             counts[table] = _compare(connection, f"{schema}.{table}", _LEFT_OUT.get(table, []))

@@ -110,7 +110,9 @@ def _wait(process: subprocess.Popen[bytes], url: str) -> None:
     raise AssertionError(f"the replay server does not respond (exit status {process.poll()})")
 
 
-def write_profiles(data: Path, extensions: Path, memory_limit: str, *, lake: bool = False) -> None:
+def write_profiles(
+    data: Path, extensions: Path, memory_limit: str, *, lake: bool = False, clickhouse: bool = False
+) -> None:
     """Write profiles.yml of the weather to its folder of data, as a deploy does."""
     text = render(
         "pipelines/profiles.yml.j2",
@@ -120,5 +122,6 @@ def write_profiles(data: Path, extensions: Path, memory_limit: str, *, lake: boo
         extension_directory=str(extensions),
         memory_limit=memory_limit,
         lake=lake,
+        clickhouse=clickhouse,
     )
     (data / "profiles.yml").write_bytes(text)

@@ -33,19 +33,20 @@ case "$*" in
 --version) ;;
 *dev.txt) mkdir -p .venv/half; [ "$KILL_AT" != packages ] || kill -9 "$PPID"; mv .venv/half .venv/packages ;;
 *"-e .") [ "$KILL_AT" != homelab ] || kill -9 "$PPID"; touch .venv/homelab ;;
-"venv "*--clear*.venv-analytics)
-    rm -rf .venv-analytics; mkdir -p .venv-analytics/bin
-    [ "$KILL_AT" != analytics ] || kill -9 "$PPID"
-    touch .venv-analytics/bin/python; chmod +x .venv-analytics/bin/python ;;
-*analytics.txt)
-    mkdir .venv-analytics/half; [ "$KILL_AT" != sync ] || kill -9 "$PPID"
-    mv .venv-analytics/half .venv-analytics/packages ;;
-"venv "*--clear*.venv/fakesnow) rm -rf .venv/fakesnow; mkdir .venv/fakesnow ;;
-*fakesnow.txt) [ "$KILL_AT" != fakesnow ] || kill -9 "$PPID"; touch .venv/fakesnow/packages ;;
+"venv "*--clear*)
+    words=$*; venv=${words##* }
+    rm -rf "$venv"; mkdir -p "$venv/bin"
+    [ "$KILL_AT" != "${venv#.venv-}" ] || kill -9 "$PPID"
+    touch "$venv/bin/python"; chmod +x "$venv/bin/python" ;;
+"pip sync "*)
+    words=$*; venv=${words#*--python }; venv=${venv%%/*}
+    mkdir "$venv/half"; [ "$KILL_AT" != "sync ${venv#.venv-}" ] || kill -9 "$PPID"
+    mv "$venv/half" "$venv/packages" ;;
 *) exit 9 ;;
 esac
 """
-PARTS = ("pip", "venv", "packages", "homelab", "pg16", "seaweedfs", "analytics", "sync", "fakesnow")
+VENVS = ("analytics", "clickhouse", "chdb", "fakesnow")
+PARTS = ("pip", "venv", "packages", "homelab", "pg16", "seaweedfs", *VENVS, *(f"sync {name}" for name in VENVS))
 
 
 def run(folder: Path, kill_at: str) -> subprocess.CompletedProcess[str]:
@@ -76,11 +77,11 @@ def test_killed_bootstrap_completes_at_the_next_run(project: Path, kill_at: str)
     assert run(project, kill_at).returncode == -signal.SIGKILL
     ended = run(project, "")
     assert (ended.returncode, ended.stderr) == (0, "")
-    environment, analytics = project / ".venv", project / ".venv-analytics"
+    environment = project / ".venv"
     assert (environment / "bin" / "uv").read_text() == UV
     assert {path.name for path in environment.iterdir()} >= {"bin", "packages", "homelab", "pg16", "seaweedfs"}
-    assert {path.name for path in analytics.iterdir()} == {"bin", "packages"}
-    assert (environment / "fakesnow" / "packages").exists()
+    for name in VENVS:
+        assert {path.name for path in (project / f".venv-{name}").iterdir()} == {"bin", "packages"}
     assert not [path for path in environment.iterdir() if path.name in ("half", "incomplete")]
 
 
@@ -89,6 +90,7 @@ def test_complete_bootstrap_creates_nothing_again(project: Path) -> None:
     assert run(project, "").returncode == 0
     (project / ".venv" / "mine").touch()
     (project / ".venv" / "packages").rmdir()
-    shutil.rmtree(project / ".venv-analytics" / "packages")
+    for name in VENVS:
+        shutil.rmtree(project / f".venv-{name}" / "packages")
     assert run(project, "").returncode == 0
     assert (project / ".venv" / "mine").exists()

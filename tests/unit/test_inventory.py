@@ -22,6 +22,7 @@ from homelab.paths import bundled_path
 from homelab.services.airflow_worker import AirflowWorker
 from homelab.services.analytics import Analytics
 from homelab.services.broker import Broker
+from homelab.services.clickhouse import ClickHouse
 from homelab.services.consumer import Consumer
 from homelab.services.redis import Redis
 from homelab.services.registry import Registry
@@ -614,7 +615,7 @@ def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     inventory = read(tmp_path, opened(text).replace("executor: local", "executor: celery"))
     plain = read(tmp_path, text)
-    *others, broker, ci, queue, worker = inventory.containers
+    *others, olap, broker, ci, queue, worker = inventory.containers
     *containers, observability, dashboards, metabase, ingestion, storage = others
     assert list(observability.services) == [
         "prometheus",
@@ -629,6 +630,7 @@ def test_comments_of_the_shipped_inventory_are_valid(tmp_path: Path) -> None:
     ]
     assert [list(each.services) for each in (dashboards, metabase)] == [["superset"], ["metabase"]]
     assert [list(each.services) for each in (ingestion, storage)] == [["ingestion"], ["s3"]]
+    assert olap.services == {"clickhouse": ClickHouse(readers=("grafana",))}
     assert broker.services == {"broker": Broker(), "consumer": Consumer()}
     assert list(ci.services) == ["runner"]
     assert (queue.services["redis"], worker.services["airflow_worker"]) == (Redis(), AirflowWorker())

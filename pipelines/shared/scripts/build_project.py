@@ -31,7 +31,7 @@ from typing import Any
 
 import duckdb
 import psycopg
-from dbt_runner import Layout, dbt_environment, dbt_program, exclusive, print_outcome, run_dbt, write_report
+from dbt_runner import Layout, dbt_environment, dbt_program, exclusive, print_outcome, write_report
 from lake import StorageUnreachable
 from publications import failed_readers, inspect, without
 from warehouse import Misplaced, current
@@ -80,12 +80,11 @@ def _build(layout: Layout, lock: int, options: Sequence[str]) -> tuple[int, Mapp
     unread = dict(publications.problems)
     private = current(layout.data)
     private.require()
-    options = [*private.dbt_options, *options]
-    status = run_dbt(layout, lock, [*options, *without(unread)])
+    status = private.run_dbt(layout, lock, [*options, *without(unread)])
     if status and (failed := failed_readers(layout.run_results.parent, os.environ)):
         unread |= {name: f"a model or a test that reads it has failed: {text}" for name, text in failed.items()}
         private.restore(layout.published)
-        status = run_dbt(layout, lock, [*options, *without(unread)])
+        status = private.run_dbt(layout, lock, [*options, *without(unread)])
     if status:
         private.require()
         return status, unread

@@ -37,6 +37,7 @@ class Layout:
     project: Path
     profiles: Path
     data: Path
+    target: str = "target"  # dbt's folder in that of the data
 
     @property
     def published(self) -> Path:
@@ -46,7 +47,7 @@ class Layout:
     @property
     def run_results(self) -> Path:
         """dbt's result of each node."""
-        return self.data / "target" / "run_results.json"
+        return self.data / self.target / "run_results.json"
 
     @property
     def lock(self) -> Path:
@@ -70,13 +71,16 @@ def exclusive(lock: Path, timeout: float) -> Iterator[int]:
         yield file.fileno()
 
 
-def run_dbt(layout: Layout, lock: int, options: Sequence[str]) -> int:
+def run_dbt(
+    layout: Layout, lock: int, options: Sequence[str], program: str = "", variables: Mapping[str, str] | None = None
+) -> int:
     """Run `dbt build`; return its exit status. Its output goes to standard error.
 
+    `program` is another dbt than that of the venv, `variables` are added to its environment.
     dbt reaches PostgreSQL with libpq's variables; DBT_PGUSER and DBT_PGPASSWORD, if set, replace PGUSER and PGPASSWORD.
     """
     command = [
-        dbt_program(),
+        program or dbt_program(),
         "--no-use-colors",
         "build",
         "--project-dir",
@@ -87,7 +91,12 @@ def run_dbt(layout: Layout, lock: int, options: Sequence[str]) -> int:
     ]
     # dbt inherits the lock, so it stays held while dbt runs, even if this process is killed.
     return subprocess.run(
-        command, cwd=layout.data, env=dbt_environment(layout), stdout=sys.stderr, pass_fds=(lock,), check=False
+        command,
+        cwd=layout.data,
+        env={**dbt_environment(layout), **(variables or {})},
+        stdout=sys.stderr,
+        pass_fds=(lock,),
+        check=False,
     ).returncode
 
 

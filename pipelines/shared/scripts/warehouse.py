@@ -1,14 +1,13 @@
-"""The private tables of a pipeline, in which dbt builds: one DuckDB file, or the lake.
+"""The private tables of a pipeline, in which dbt builds: one DuckDB file, the lake, or ClickHouse.
 
-The file `history_in` in the folder of data names the one that has the history. The inventory's `target: lake` only
-gives access to the lake: a pipeline without history begins there, one with a history stays in its file until
+The file `history_in` in the folder of data names the one that has the history. The inventory's `target` only gives
+access to the lake or to ClickHouse: a pipeline without history begins there, one with a history stays in its file until
 move_target.py has copied and compared all rows.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +16,13 @@ from typing import Protocol
 
 import duckdb
 import warehouse_copy
-from compact import compact
+from clickhouse import ClickHouse
+from clickhouse_warehouse import ClickHouseWarehouse
+from dbt_runner import Layout, run_dbt
 from duckdb_sql import attach
+from file_warehouse import FileWarehouse, read_target, write_target
 from lake import CATALOG, Lake
-from publish import publish, sync
+from publish import publish
 
 
 class Misplaced(Exception):
@@ -30,10 +32,6 @@ class Misplaced(Exception):
 class Warehouse(Protocol):
     """The tables in which dbt builds."""
 
-    @property
-    def dbt_options(self) -> Sequence[str]:
-        """The options of dbt."""
-
     def exists(self) -> bool:
         """Return True if there is a table."""
 
@@ -41,7 +39,10 @@ class Warehouse(Protocol):
         """Open it in UTC."""
 
     def require(self) -> None:
-        """Check that it can be built in. Raises StorageUnreachable."""
+        """Check that it can be built in. Raises StorageUnreachable, ClickHouseUnreachable, and ClickHouseError."""
+
+    def run_dbt(self, layout: Layout, lock: int, options: Sequence[str]) -> int:
+        """Build and test; return dbt's exit status."""
 
     def publish(self, published: Path) -> None:
         """Publish a copy of all tables, whose tests have passed."""
@@ -51,49 +52,11 @@ class Warehouse(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class FileWarehouse:
-    """One DuckDB file."""
-
-    path: Path
-    dbt_options: Sequence[str] = ()
-
-    def exists(self) -> bool:
-        """Return True if the file exists."""
-        return self.path.exists()
-
-    def connect(self) -> duckdb.DuckDBPyConnection:
-        """Open the file in UTC."""
-        connection = duckdb.connect(str(self.path))
-        connection.execute("set TimeZone = 'UTC'")
-        return connection
-
-    def require(self) -> None:
-        """Do nothing: the file needs no other machine."""
-
-    def publish(self, published: Path) -> None:
-        """Compact the file if it has grown, and publish a copy."""
-        compact(self.path)
-        publish(self.path, published)
-
-    def restore(self, published: Path) -> None:
-        """Replace the file by a copy of the published one."""
-        copy = self.path.with_suffix(".restored")
-        for leftover in (copy, Path(f"{self.path}.wal")):
-            leftover.unlink(missing_ok=True)
-        if not published.exists():
-            self.path.unlink(missing_ok=True)
-            return
-        shutil.copyfile(published, copy)
-        os.replace(copy, self.path)
-
-
-@dataclass(frozen=True, slots=True)
 class LakeWarehouse:
     """The lake; `folder` has room for a copy of it."""
 
     lake: Lake
     folder: Path
-    dbt_options: Sequence[str] = ("--target", "lake")
 
     def exists(self) -> bool:
         """Return True if the lake has a table."""
@@ -106,6 +69,10 @@ class LakeWarehouse:
     def require(self) -> None:
         """Check that the object storage answers. Raises StorageUnreachable."""
         self.lake.require_storage()
+
+    def run_dbt(self, layout: Layout, lock: int, options: Sequence[str]) -> int:
+        """Build and test in the lake."""
+        return run_dbt(layout, lock, ["--target", "lake", *options])
 
     def publish(self, published: Path) -> None:
         """Mark the build in the lake, publish a file with its tables, and maintain the lake."""
@@ -151,7 +118,16 @@ def current(data: Path) -> Warehouse:
             f"Cannot build {name}: its history is in the lake, but the inventory has no `target: lake` for it. "
             f"Write it and run `homelab deploy`; `homelab pipeline move {name} --to file` moves the history back."
         )
-    if lake is None or target == "file" or (not target and file.exists()):
+    server = ClickHouse.from_environment()
+    if server and (target == "clickhouse" or (not target and not file.exists())):
+        return ClickHouseWarehouse(file, server)
+    if server:
+        print(
+            f"warning: the history is in a file: `homelab pipeline move {name} --to clickhouse` moves it there",
+            file=sys.stderr,
+        )
+    # With ClickHouse, the file has all tables, too: without a server, builds continue in it.
+    if lake is None or target in ("file", "clickhouse") or (not target and file.exists()):
         if lake is not None:
             print(
                 f"warning: the history is in a file: `homelab pipeline move {name} --to lake` moves it to the lake",
@@ -159,18 +135,3 @@ def current(data: Path) -> Warehouse:
             )
         return file
     return LakeWarehouse(lake, data)
-
-
-def read_target(data: Path) -> str:
-    """Return `file` or `lake`, which has the history; empty before the first build in the lake."""
-    path = data / "history_in"
-    return path.read_text().strip() if path.exists() else ""
-
-
-def write_target(data: Path, target: str) -> None:
-    """Record which one has the history."""
-    new = data / "history_in.new"
-    new.write_text(target + "\n")
-    sync(new)
-    os.replace(new, data / "history_in")
-    sync(data)

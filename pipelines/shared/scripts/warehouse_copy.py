@@ -69,24 +69,28 @@ def compare(connection: duckdb.DuckDBPyConnection, source: str, target: str) -> 
         raise CopyDiffers("the copy has other tables")
     total = 0
     for schema, name in found:
-        total += _compare_table(connection, path(source, schema, name), path(target, schema, name))
+        total += compare_table(connection, path(source, schema, name), path(target, schema, name))
     names = [view[:2] for view in views(connection, source)]
     if names != [view[:2] for view in views(connection, target)]:
         raise CopyDiffers("the copy has other views")
     return len(found), total
 
 
-def _compare_table(connection: duckdb.DuckDBPyConnection, source: str, target: str) -> int:
+def compare_table(connection: duckdb.DuckDBPyConnection, source: str, target: str, shown: str = "") -> int:
+    """Compare each column and row of two tables; return the number of rows. Raises CopyDiffers.
+
+    `shown` is another name of the target in errors.
+    """
     columns = [connection.execute(f"describe {each}").fetchall() for each in (source, target)]
     if [row[:2] for row in columns[0]] != [row[:2] for row in columns[1]]:
-        raise CopyDiffers(f"{target} has other columns")
+        raise CopyDiffers(f"{shown or target} has other columns")
     rows, copied = (count(connection, each) for each in (source, target))
     if rows != copied:
-        raise CopyDiffers(f"{target} has {copied} rows, not {rows}")
+        raise CopyDiffers(f"{shown or target} has {copied} rows, not {rows}")
     # Of the same number of rows, one difference would do; both show an error in the comparison itself.
     for first, second in ((source, target), (target, source)):
         if different := count(connection, f"(from {first} except all from {second})"):
-            raise CopyDiffers(f"{target} has {different} other rows")
+            raise CopyDiffers(f"{shown or target} has {different} other rows")
     return rows
 
 

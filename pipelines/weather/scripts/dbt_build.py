@@ -3,8 +3,8 @@
 Readers open data/published.duckdb, a link that is switched atomically: they never see a partial build, and a failed
 build leaves the previous file. data/last_build.json has the report. PostgreSQL is reached with libpq's variables;
 DBT_PGUSER and DBT_PGPASSWORD, if set, replace PGUSER and PGPASSWORD, as dbt only reads. The private tables are in the
-file data/warehouse.duckdb, or in the lake: see warehouse.py. After the publication, one old month of raw rows moves to
-object storage, if the inventory wants that: see archive.py.
+file data/warehouse.duckdb, in the lake, or in ClickHouse: see warehouse.py. After the publication, one old month of raw
+rows moves to object storage, if the inventory wants that: see archive.py.
 
 The last line of standard output is the same report. Exit status: 0 published, 7 not published, 1 not published for
 a reason that can pass (a lost connection, a lock), 2 invalid options.
@@ -28,16 +28,17 @@ import raw_source
 import source_state
 import test_state
 import warehouse
-from dbt_runner import Layout, exclusive, print_outcome, run_dbt, write_report
+from clickhouse import ClickHouseError, ClickHouseUnreachable
+from dbt_runner import Layout, exclusive, print_outcome, write_report
 from lake import StorageUnreachable
 from warehouse_copy import CopyDiffers
 
 ROOT = Path(__file__).resolve().parents[1]
 _ERRORS = (
     *(psycopg.Error, duckdb.Error, OSError, source_state.CountsDiffer, CopyDiffers),
-    *(warehouse.Misplaced, StorageUnreachable, archive.ArchiveDiffers),
+    *(warehouse.Misplaced, StorageUnreachable, archive.ArchiveDiffers, ClickHouseError, ClickHouseUnreachable),
 )
-_LASTING = (psycopg.ProgrammingError, warehouse.Misplaced)
+_LASTING = (psycopg.ProgrammingError, warehouse.Misplaced, ClickHouseError)
 FULL_REFRESH = "--full-refresh"
 
 
@@ -106,7 +107,7 @@ def _build(layout: Layout, lock: int, request: Request, started: datetime) -> di
         if full_refresh:
             test_state.clear(connection)
     refresh = [FULL_REFRESH] if full_refresh else []
-    status = run_dbt(layout, lock, [*private.dbt_options, *refresh, *selection(full_refresh, test_all)])
+    status = private.run_dbt(layout, lock, [*refresh, *selection(full_refresh, test_all)])
     archive.remove(copies)
     archived = {}
     if status:

@@ -1,4 +1,5 @@
-{{ config(unique_key=['city', 'observation_date']) }}
+{{ config(unique_key=['city', 'observation_date'], order_by='(observation_date, city)',
+          settings={'allow_nullable_key': 1}) }}
 
 {% set changed = ref('changed_days') %}
 {% set span = changed_span(changed, 'observation_date') %}

@@ -1,4 +1,5 @@
-{{ config(unique_key=['city', 'observation_hour']) }}
+{{ config(unique_key=['city', 'observation_hour'], order_by='(observation_hour, city)',
+          settings={'allow_nullable_key': 1}) }}
 
 {% set changed = ref('changed_hours') %}
 {% set span = changed_span(changed, 'observation_hour') %}

@@ -1,5 +1,6 @@
-{{ config(materialized='incremental', on_schema_change='fail',
-          unique_key=['city', 'scheduled_date'], meta={'changed_periods': 'changed_scheduled_dates'}) }}
+{{ config(materialized='incremental', unique_key=['city', 'scheduled_date'],
+          order_by='(scheduled_date, city)', settings={'allow_nullable_key': 1},
+          meta={'changed_periods': 'changed_scheduled_dates'}) }}
 
 {% set span = changed_span(ref('changed_scheduled_dates'), 'scheduled_date') %}
 -- The observations from the last scheduled time before the changed dates to the first one after them.

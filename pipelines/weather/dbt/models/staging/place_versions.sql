@@ -1,5 +1,5 @@
-{{ config(materialized='incremental', on_schema_change='fail',
-          unique_key=['city', 'utc_date'], meta={'changed_periods': 'changed_utc_dates'}) }}
+{{ config(materialized='incremental', unique_key=['city', 'utc_date'],
+          order_by='(utc_date, city)', settings={'allow_nullable_key': 1}, meta={'changed_periods': 'changed_utc_dates'}) }}
 
 {% set span = changed_span(ref('changed_utc_dates'), 'utc_date') %}
 {% set described = ['place_id', 'place_name', 'country_code', 'latitude_deg', 'longitude_deg'] %}
