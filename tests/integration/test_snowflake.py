@@ -18,7 +18,7 @@ from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack
 
 ROOT = Path(__file__).resolve().parents[2]
-PYTHON = ROOT / ".venv" / "fakesnow" / "bin" / "python"
+PYTHON = ROOT / ".venv-fakesnow" / "bin" / "python"
 BUILD = ROOT / "pipelines" / "weather" / "snowflake" / "build.py"
 AS_OF = ("--as-of", "2013-06-01T00:00:00+00:00")
 

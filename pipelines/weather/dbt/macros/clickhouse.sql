@@ -123,3 +123,12 @@ days_with_first as (
 {% macro clickhouse__snapshot_hash_arguments(args) -%}
     lower(hex(MD5({% for arg in args %}coalesce(cast({{ arg }} as varchar), ''){{ " || '|' || " if not loop.last }}{% endfor %})))
 {%- endmacro %}
+
+{# As in DuckDB. #}
+{% macro clickhouse__filtered(function, value, condition) -%} {{ duckdb__filtered(function, value, condition) }} {%- endmacro %}
+{% macro clickhouse__largest(values) -%} {{ duckdb__largest(values) }} {%- endmacro %}
+{% macro clickhouse__smallest(values) -%} {{ duckdb__smallest(values) }} {%- endmacro %}
+{% macro clickhouse__each_time_source(first, last, step) -%} {{ duckdb__each_time_source(first, last, step) }} {%- endmacro %}
+{% macro clickhouse__fractional(number) -%} {{ duckdb__fractional(number) }} {%- endmacro %}
+{% macro clickhouse__range_text(low, high) -%} {{ duckdb__range_text(low, high) }} {%- endmacro %}
+{% macro clickhouse__delete_changed(target, changed, key) -%} {{ duckdb__delete_changed(target, changed, key) }} {%- endmacro %}

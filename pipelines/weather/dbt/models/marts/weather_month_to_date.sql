@@ -77,7 +77,8 @@ compared as (
         max(present.temperature_max_f) as temperature_max_f,
         max(earlier.temperature_max_f) as temperature_max_earlier_f,
         count(present.known_rain_mm) as rain_days_observed,
-        {{ filtered('count', '*', 'present.known_rain_mm is not null and earlier.rain_days > 0') }} as rain_days_compared,
+        {{ filtered('count', '*', 'present.known_rain_mm is not null and earlier.rain_days > 0') }}
+            as rain_days_compared,
         sum(present.known_rain_mm) as rain_mm,
         {{ filtered('sum', 'present.known_rain_mm', 'earlier.rain_days > 0') }} as rain_compared_mm,
         {{ filtered('sum', 'earlier.rain_mm', 'present.known_rain_mm is not null') }} as rain_mean_earlier_mm,
