@@ -32,7 +32,7 @@ class FileSecretStore:
     """Secrets and SSH keys in a folder of mode 0700; the same name always gives the same value.
 
     A preview keeps a new certificate of the CA in memory: the next deploy may have other names. The copy of a runner
-    (see homelab.commands.ci_grant) never changes: the next copy would replace a secret that only the runner knows.
+    (see homelab.commands.ci_grant) is read-only: the next copy would replace a secret that only the runner knows.
     """
 
     def __init__(self, folder: Path, *, is_preview: bool = False) -> None:

@@ -129,7 +129,7 @@ def comment(
 
 
 def grant() -> None:
-    """Copy the secrets that a deploy needs to the container of the service `runner`, which has no secrets before.
+    """Copy the secrets of a deploy to the container of the service `runner`.
 
     Repeat it after a deploy from this machine that has made new secrets. The token of Proxmox and your own SSH key stay
     here: the runner cannot create, change, or remove containers.

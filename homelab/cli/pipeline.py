@@ -56,8 +56,8 @@ def query(
 ) -> None:
     """Query the published marts of a pipeline. A query never waits for a build and never sees half of one.
 
-    The SQL is DuckDB's, and PostgreSQL's with --now. Without SQL, opens a shell: statements end with a semicolon, .help
-    lists its commands. Piped statements run one by one.
+    The SQL is in DuckDB's dialect, with --now in PostgreSQL's. Without SQL, opens a shell: statements end with a
+    semicolon, .help lists its commands. Piped statements run one by one.
 
     Example:  homelab query "select * from weather_daily order by observation_date desc limit 10"
 
@@ -236,7 +236,7 @@ def unarchive(as_json: Json = False) -> None:
 
 
 def move(
-    to: Annotated[Literal["lake", "clickhouse", "file"], typer.Option(help="Where the history goes.")],
+    to: Annotated[Literal["lake", "clickhouse", "file"], typer.Option(help="Destination of the history.")],
     pipeline: PipelineArgument = None,
     yes: Yes = False,
     as_json: Json = False,

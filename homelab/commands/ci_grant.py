@@ -1,4 +1,4 @@
-"""`homelab ci grant`: what a deploy needs, and nothing else, on the container of the service `runner`."""
+"""`homelab ci grant`: copy the secrets of a deploy to the container of the service `runner`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COPIED = ("secrets.json", "ca.pem", "known_hosts.json", "airflow_ed25519", "pub
 
 
 def grant(session: Session) -> tuple[str, Sequence[str]]:
-    """Copy the files to the runner; return the name of its container and the paths below its clone.
+    """Copy the secrets to the clone of the runner; return the name of its container and their paths in the clone.
 
     Raises InputError without a runner, before the first deploy, or if the clone is missing.
     """
@@ -33,7 +33,7 @@ def grant(session: Session) -> tuple[str, Sequence[str]]:
                 "The job `deploy` updates this clone and deploys from it.",
                 f"Run `homelab ssh {container.name} {SANDBOX.program} git clone URL {CLONE}`, then try again.",
             )
-        # With the user's privileges: a job could put a link of its own in the way.
+        # As the runner's user: a job could replace a folder on the way by a link.
         unpack = SANDBOX.as_user("/usr/bin/tar", "-x", "-C", CLONE)
         check(host, unpack, f"copy the secrets to {container.name}", stdin=_archive(files))
     return container.name, sorted(files)
@@ -42,8 +42,8 @@ def grant(session: Session) -> tuple[str, Sequence[str]]:
 def runner_files(session: Session) -> Mapping[str, bytes]:
     """Return the files of a runner by their path below the clone.
 
-    It logs in with its own key, in the place of the operator's, whose public key its deploys still write. Raises
-    InputError before the first deploy.
+    The runner logs in with its own key, under the name of the operator's; its deploys still install the operator's
+    public key. Raises InputError before the first deploy.
     """
     inventory, secrets = session.inventory, session.secrets
     if not secrets.has_key("runner"):

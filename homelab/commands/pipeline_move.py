@@ -38,7 +38,7 @@ class Move:
 
 
 def _require_place(inventory: Inventory, pipeline: Pipeline, target: Target) -> None:
-    """Raise InputError if the inventory gives the pipeline no place besides its file, or another one."""
+    """Raise InputError if the inventory has no target for the move, or another one than it needs."""
     if pipeline.clickhouse and target != "lake":
         return
     if target == "clickhouse":

@@ -82,8 +82,8 @@ class WeatherSection(RetentionSection):
     schedule: Annotated[
         str,
         Option(
-            "Schedule of the pipeline: a preset, or the five fields of cron. `stream`: a service fetches all the time, "
-            "and Airflow builds every hour; `on_data`: Airflow builds after new rows instead.",
+            "Schedule of the pipeline: a preset, or the five fields of cron. `stream`: a service fetches continuously, "
+            "and Airflow builds every hour; `on_data`: the same, but Airflow builds after new rows.",
             expected="a schedule",
             examples=(*schedule.PRESETS, "*/30 * * * *", STREAM, ON_DATA),
             schema={"pattern": anchored(f"{STREAM}|{ON_DATA}|{schedule.PATTERN}")},
@@ -95,7 +95,7 @@ class WeatherSection(RetentionSection):
     ] = None
     expected_every: Annotated[
         Freshness | None,
-        Option("With a stream: longest time between two new rows; later, it is reported as late. Default 30m."),
+        Option("With a stream: longest time between two new rows before they are reported as late; default 30m."),
     ] = None
     build_every: Annotated[
         Duration | None,
@@ -180,7 +180,7 @@ def _stream(section: Section, found: WeatherSection, cities: int) -> Stream | No
 def stream_error(cities: int, every: float, rate_limit: int) -> str:
     """Return the reason why OpenWeather's limits do not allow a stream with `every` in seconds, or "".
 
-    The free plan, which `rate_limit` up to 60 stands for, also has a limit of requests a month:
+    A `rate_limit` up to 60 means the free plan, which also limits the requests of a month:
     https://openweathermap.org/price
     """
     minutely, monthly = cities * 60 / every, cities * _MONTH / every

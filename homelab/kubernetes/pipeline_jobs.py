@@ -45,7 +45,7 @@ def require_exportable(inventory: Inventory, pipeline: Pipeline) -> None:
     if weather and weather.to == "broker":
         reason, help_ = "it stores its rows through the broker", "`to: postgres` under `weather:`"
     elif weather and weather.stream:
-        reason, help_ = "a service fetches its rows all the time", '`schedule: "@hourly"` under `weather:`'
+        reason, help_ = "a service fetches its rows continuously", '`schedule: "@hourly"` under `weather:`'
     elif storage is None and (pipeline.lake or (weather and weather.archive_months)):
         reason, help_ = "it keeps data in the object storage `s3`", "an `endpoint` of your own under `s3:`"
     elif pipeline.clickhouse:

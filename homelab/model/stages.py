@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 FETCH, BUILD, CHECK = "fetch", "build", "check"
-BUILD_DUE: Final = "build_due"  # tells whether enough new rows wait for a build
+BUILD_DUE: Final = "build_due"  # its exit status is `not_due` if too few new rows wait for a build
 Stage = Literal["ingestion", "analytics"]  # also the name of its service, and of its connection in Airflow
 INGESTION: Final = "ingestion"
 ANALYTICS: Final = "analytics"

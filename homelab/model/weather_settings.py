@@ -50,7 +50,7 @@ class City:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:
-    """Settings of the streaming ingestion, which asks for each city every `every`."""
+    """Settings of the streaming ingestion, which requests each city once in `every`."""
 
     every: Duration
     expected_every: Freshness  # longest time between two new rows
@@ -79,8 +79,8 @@ class Weather:
     archive_months: int = 0  # whole months of raw rows in PostgreSQL before they move to object storage; 0: all
     to: Literal["postgres", "broker"] = "postgres"  # destination of the ingestion
     lake: Lake | None = None  # or one DuckDB file
-    clickhouse: bool = False  # the server builds the models
-    stream: Stream | None = None  # or runs of the ingestion on the schedule
+    clickhouse: bool = False  # the service builds the models
+    stream: Stream | None = None  # None: Airflow starts the ingestion on the schedule
 
     @property
     def shown_schedule(self) -> str:
@@ -91,5 +91,5 @@ class Weather:
 
     @property
     def build_schedule(self) -> str:
-        """The schedule of the DAG, which a build after new rows does not use."""
+        """The schedule of the DAG; a DAG that new rows start ignores it."""
         return "@hourly" if self.stream else self.schedule

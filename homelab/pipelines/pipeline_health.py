@@ -16,7 +16,7 @@ from homelab.pipelines.layout import Layout
 from homelab.pipelines.stream import stream_problems
 
 _LONGEST = 1000  # characters of the summary
-# Of the report of a published build: what the next builds still have to do.
+# Keys of a published build's report: work that failed, and that the next builds repeat.
 _LEFT_BEHIND = {"raw_copy_problem": "no raw row is copied to the lake", "archive_problem": "no month is archived"}
 
 _NO_RESULT = Result("", 0, b"")

@@ -21,12 +21,12 @@ from homelab.steps import File, SystemdUnit
 UNIT = "homelab-weather-stream.service"
 _SCRIPT = "stream_weather.py"
 _PROGRAM = "stream"
-_ROUNDS = 3  # without a report, after which it does not run
+_ROUNDS = 3  # without a report, after which the stream counts as stopped, but not before _SLOWEST
 _SLOWEST = timedelta(minutes=10)
 
 
 def stream_of(inventory: Inventory, pipeline: Pipeline) -> Stream | None:
-    """Return the stream of a pipeline; None for one that Airflow fetches."""
+    """Return the stream of a pipeline; None if Airflow starts its ingestion."""
     return inventory.weather.stream if inventory.weather and pipeline.is_weather else None
 
 
@@ -44,7 +44,7 @@ def stream_steps(layout: Layout, part: str, triggers: Sequence[Step]) -> Iterato
     folder = layout.pipeline.folder
     if not (folder / "scripts" / _SCRIPT).exists():
         raise InputError(
-            "Cannot deploy the stream: the copy of the weather has no stream",
+            "Cannot deploy the stream: the copy of the weather has no script for it",
             f"{folder} has no scripts/{_SCRIPT}.",
             "Move the folder away, run `homelab pipeline copy weather`, and make your changes again.",
         )
@@ -80,8 +80,8 @@ def stream_probe(pipeline: Pipeline) -> str:
 
 
 def stream_problems(stream: Stream, answer: Result, now: datetime) -> Iterator[str]:
-    """Yield the problems of a stream: it does not report, it cannot store, or no new row came within the time."""
-    logs = "`homelab logs` of its container shows the reason"
+    """Yield the problems of a stream: no report, rows or cities that failed, no new row within `expected_every`."""
+    logs = f"`homelab logs {UNIT.removesuffix('.service')}` shows the reason"
     if not answer.ok or not answer.text:
         yield f"the stream has not reported yet: {logs}"
         return

@@ -21,12 +21,12 @@ from homelab.services.monitoring import SETTINGS, Daemon, DaemonService
 from homelab.steps import Directory, File, Packages, SystemdUnit, WaitFor
 
 _PORT = 8443
-# The package gives its program these capabilities of files: without them in the unit, it does not start (EPERM).
+# The package sets these capabilities on its program: if the unit denies one, it does not start (EPERM).
 _CAPABILITIES = ("CAP_NET_ADMIN", "CAP_IPC_LOCK", "CAP_SYS_NICE", "CAP_NET_BIND_SERVICE")
 _DAEMON = Daemon("clickhouse-server", _PORT, capabilities=_CAPABILITIES)
 _FOLDER = f"{SETTINGS}/clickhouse"
 _CONFIG, _USERS = f"{_FOLDER}/config.xml", f"{_FOLDER}/users.xml"
-# The adapter of dbt looks up databases, tables and settings there.
+# dbt's adapter looks up databases, tables and settings in these tables.
 _SYSTEM = tuple(f"GRANT SELECT ON system.{name}" for name in ("columns", "databases", "settings", "tables"))
 _READER = Annotated[
     str,
@@ -55,7 +55,7 @@ class ClickHouse(DaemonService):
     minimum_memory: ClassVar[int] = 2048
 
     def option_errors(self) -> Iterator[tuple[Sequence[str | int], str]]:
-        """Return readers that are in the list twice."""
+        """Yield an error for each reader that is in the list twice."""
         for position, name in enumerate(self.readers):
             if name in self.readers[:position]:
                 yield ("readers", position), "is a user that is already in the list"

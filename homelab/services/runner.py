@@ -22,10 +22,10 @@ UNIT = "homelab-runner.service"
 CLONE = "/srv/homelab"  # the clone of the user's repository, as `homelab ci init` expects it
 SANDBOX = Sandbox("homelab-runner", ("/var/lib/homelab-runner", CLONE))
 _HOME, _FOLDER = SANDBOX.writable[0], "/opt/homelab/runner"
-# GitHub's program needs ICU, whose package for programs has another name on each distribution.
+# GitHub's program needs ICU: the name of its library's package differs by distribution, that of libicu-dev does not.
 _PACKAGES = ("ca-certificates", "curl", "git", "libicu-dev", "openssh-client", "python3", "python3-venv")
 _LABELS = ("self-hosted", "homelab")  # those of the job `deploy`
-# Both programs read the token from here: another user could read a command's words.
+# Both programs read the token from standard input: other users can read the arguments of a process.
 _REGISTER = {
     "github": """cd {home} && tar -xzf {program} && rm -f .runner .credentials .credentials_rsaparams
 read -r ACTIONS_RUNNER_INPUT_TOKEN && export ACTIONS_RUNNER_INPUT_TOKEN

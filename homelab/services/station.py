@@ -27,7 +27,7 @@ _CLIENT, _ENVIRONMENT = f"{SETTINGS}/station-database.env", f"{SETTINGS}/station
 _SANDBOX = Sandbox("homelab-station", ("/var/lib/homelab-station",), (_CLIENT, _ENVIRONMENT))
 _FOLDER = "/opt/homelab/station"
 _SCRIPT = "station.py"
-_SILENT = 3600  # seconds without a reading, after which it is reported; a station posts every few minutes at most
+_SILENT = 3600  # seconds without a reading, after which it is reported; a station posts at least every few minutes
 _METRIC = r"^homelab_station_[a-z_]+ [0-9]+$"
 
 
@@ -138,12 +138,12 @@ class Station(Service):
         return File(_ENVIRONMENT, content, mode=0o600, secret=True)
 
     def health_probes(self) -> Sequence[str]:
-        """Return the commands for the state of its unit, for the state that it wrote, and for the container's time."""
+        """Return the commands for the state of its unit, its last report, and the container's time."""
         read = _SANDBOX.read(f"{_SANDBOX.writable[0]}/state.json")
         return (argv("systemctl", "is-active", UNIT), read, "date +%s")
 
     def health(self, answers: Sequence[Result]) -> Health:
-        """Return healthy if it runs, stored its readings, and the device still sends some."""
+        """Return healthy if it runs, has stored its readings, and gets new ones."""
         if not answers[0].ok:
             return Health(False, "does not run")
         if not answers[1].ok or not answers[1].text:
@@ -157,5 +157,5 @@ class Station(Service):
             return Health(False, f"no reading since its start: {hint}", state, ready=True)
         last = datetime.fromtimestamp(float(state["last_reading"]), UTC)
         if int(answers[2].text) - last.timestamp() > _SILENT:
-            return Health(False, f"no reading since {last:%Y-%m-%d %H:%M} UTC: see the device", state, ready=True)
+            return Health(False, f"no reading since {last:%Y-%m-%d %H:%M} UTC: check the device", state, ready=True)
         return Health(True, f"{shown}, the last one at {last:%H:%M} UTC", state)

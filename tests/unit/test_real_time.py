@@ -170,7 +170,7 @@ def test_build_is_due_where_the_builds_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("schedule", "script", "error"),
     [
-        ("stream", "stream_weather.py", "the copy of the weather has no stream"),
+        ("stream", "stream_weather.py", "the copy of the weather has no script for it"),
         ("on_data", "build_due.py", r"`on_data` needs scripts/build_due\.py"),
     ],
 )
@@ -182,7 +182,7 @@ def test_copy_without_the_scripts_is_refused(tmp_path: Path, schedule: str, scri
 
 
 def test_export_has_no_stream(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="Cannot export the pipeline weather: a service fetches its rows all the time"):
+    with pytest.raises(InputError, match="Cannot export the pipeline weather: a service fetches its rows continuously"):
         export_kubernetes(make_session(streaming(tmp_path)), tmp_path / "out")
 
 

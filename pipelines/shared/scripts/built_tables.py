@@ -20,9 +20,9 @@ class Built:
     changed: str = ""
 
     def changed_keys(self, last_change: str) -> str:
-        """Return ClickHouse's query of the keys that an increment changes; "" if it builds all rows.
+        """Return the query for ClickHouse of the keys that an increment changes; "" if the run builds all rows.
 
-        `last_change` is the time of the last version in the file, of a history.
+        `last_change` is the time of a history's last version in the file; "" for other tables.
         """
         key = ", ".join(self.key)
         if self.changed:

@@ -46,7 +46,7 @@ _TYPES = {
 
 
 class ClickHouseError(Exception):
-    """ClickHouse refuses a login or a statement: a repetition fails again."""
+    """ClickHouse refuses a login or a statement; a retry would fail, too."""
 
 
 class ClickHouseUnreachable(Exception):
@@ -73,7 +73,7 @@ class ClickHouse:
         return cls(os.environ["CLICKHOUSE_HOST"], int(os.environ["CLICKHOUSE_PORT"]), user, password, ca_file)
 
     def run(self, sql: str, rows: Path | None = None) -> bytes:
-        """Return the answer to a statement; `rows` is a file that it inserts.
+        """Return the response to a statement; `rows` is a file that it inserts.
 
         Raises ClickHouseError, and ClickHouseUnreachable.
         """
@@ -86,7 +86,7 @@ class ClickHouse:
         return answer.getvalue()
 
     def save(self, sql: str, file: Path) -> None:
-        """Write the answer to a query to a file. Raises as `run`."""
+        """Write the response to a query to a file. Raises as `run`."""
         with file.open("wb") as answer:
             self._send(sql, answer)
 

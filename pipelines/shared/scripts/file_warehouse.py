@@ -1,4 +1,4 @@
-"""The private tables of a pipeline in one DuckDB file, and the record of the one that has its history."""
+"""The private tables of a pipeline in one DuckDB file, and the record of the target with its history."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ class FileWarehouse:
 
 
 def read_target(data: Path) -> str:
-    """Return `file`, `lake` or `clickhouse`, which has the history; empty before the first build outside of a file."""
+    """Return the target with the history: file, lake or clickhouse; "" before the first build outside of a file."""
     path = data / "history_in"
     return path.read_text().strip() if path.exists() else ""
 
 
 def write_target(data: Path, target: str) -> None:
-    """Record which one has the history."""
+    """Record the target with the history."""
     new = data / "history_in.new"
     new.write_text(target + "\n")
     sync(new)

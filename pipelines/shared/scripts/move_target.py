@@ -3,7 +3,7 @@ lake|clickhouse|file`.
 
 All tables are copied, and every row of every table is compared, before builds use the copy; no build runs meanwhile.
 The source keeps its rows. The published file stays as it is until the next build. The file has all tables of
-ClickHouse, too: the way back only compares them.
+ClickHouse, too: a move back only compares them.
 
 The last line of standard output is a JSON document. Exit status: 0 success, 1 the copy failed or differs, and nothing
 has changed; 3 there is no history; 8 the pipeline has no lake, or no ClickHouse.
@@ -30,7 +30,7 @@ from warehouse_copy import CopyDiffers, compare, copy_all, drop_all, tables
 
 
 class Misplaced(Exception):
-    """The history is where this move does not reach it."""
+    """The history is in a target that this move does not read."""
 
 
 class NoHistory(Exception):
@@ -40,7 +40,7 @@ class NoHistory(Exception):
 def move(data: Path, other: Lake | ClickHouse, target: str, timeout: float) -> dict[str, Any]:
     """Copy, compare and switch; return the numbers of tables and rows.
 
-    `other` is the place besides the file. Raises CopyDiffers, NoHistory, Misplaced, duckdb.Error, and ClickHouse's
+    `other` is the target other than the file. Raises CopyDiffers, NoHistory, Misplaced, duckdb.Error, and ClickHouse's
     errors.
     """
     file = FileWarehouse(data / "warehouse.duckdb")

@@ -1,6 +1,6 @@
 """The private tables of a pipeline, in which dbt builds: one DuckDB file, the lake, or ClickHouse.
 
-The file `history_in` in the folder of data names the one that has the history. The inventory's `target` only gives
+The file `history_in` in the data folder names the target with the history. The inventory's `target` only gives
 access to the lake or to ClickHouse: a pipeline without history begins there, one with a history stays in its file until
 move_target.py has copied and compared all rows.
 """

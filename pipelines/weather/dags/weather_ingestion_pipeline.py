@@ -1,8 +1,8 @@
 """Ingest the weather into PostgreSQL every hour, then build the marts. All commands run over SSH.
 
 With a stream, a service ingests the weather, and this DAG builds the marts and verifies the last round of the stream.
-With WEATHER_BUILD_EVERY, an event of the asset `weather_rows` starts it, instead of the clock: the DAG weather_new_rows
-asks that often whether enough new rows wait, and its task emits the event only then.
+With WEATHER_BUILD_EVERY, an event of the asset `weather_rows` starts it instead of a schedule: the DAG weather_new_rows
+checks at this interval if enough new rows wait, and its task emits the event only then.
 
 The connection `analytics` runs builds, `ingestion` all other commands; both may lead to the same container.
 

@@ -1,7 +1,7 @@
-"""Tell whether enough new rows wait for a build: `build_due.py`, for the DAG weather_new_rows.
+"""Decide whether a build is due: `build_due.py`, for the DAG weather_new_rows.
 
-New rows are those that the last build has not landed; after a failed build, another one is due. An exclusion of
-observations, or its revocation, counts as enough rows. DBT_PGUSER and DBT_PGPASSWORD, if set, replace PGUSER and
+It is due if WEATHER_BUILD_ROWS rows wait that the last build has not landed, after a failed build, and after an
+exclusion of observations or its revocation. DBT_PGUSER and DBT_PGPASSWORD, if set, replace PGUSER and
 PGPASSWORD.
 
 Exit status: 0 a build is due, 9 it is not, or one is running, 1 PostgreSQL cannot be asked, 8 invalid settings.
@@ -30,7 +30,7 @@ select
 
 
 def is_due(data: Path, rows: int) -> bool:
-    """Return True if `rows` new rows wait, or if the last build has failed. Raises psycopg.Error."""
+    """Return True if `rows` new rows or a correction wait, or if the last build has failed. Raises psycopg.Error."""
     try:
         since = json.loads((data / "last_build.json").read_text())["landed_before"]
     except (OSError, ValueError, LookupError):

@@ -28,7 +28,7 @@ class WrongPasskey(Exception):
 
 
 class InvalidReading(Exception):
-    """A request that is no reading; `body` is its form without the passkey."""
+    """An invalid reading; `body` is its form without the passkey."""
 
     def __init__(self, reason: str, body: bytes) -> None:
         super().__init__(reason)
@@ -70,7 +70,7 @@ class Station:
         return form
 
     def _convert(self, form: Mapping[str, str], now: float) -> dict[str, object]:
-        """Return the form of OpenWeather. A value that the station does not measure is null, so unknown."""
+        """Return the form of OpenWeather's responses. Values that the station does not measure are null."""
         pressure, rain = _number(form, "baromrelin"), next(filter(form.get, _RAIN_RATES), _RAIN_RATES[0])
         rate = _number(form, rain)
         return {

@@ -193,7 +193,7 @@ def summary_text(summary: RunSummary) -> str:
 
 
 def save_summary(data: Path, text: str) -> bool:
-    """Replace last_ingest.json; return False, and name the error, if the disk does not take it."""
+    """Replace last_ingest.json; print the error and return False if it cannot be written."""
     try:
         _save_summary(data, text)
     except OSError as error:
@@ -215,7 +215,7 @@ def _save_summary(data: Path, text: str) -> None:
 def report_last(data: Path, every: float = 0) -> int:
     """Print the summary of the last run; return success only if every city's observation is in PostgreSQL.
 
-    `every` is the time between two rounds of a stream in seconds: without a new one for long, it does not run.
+    `every` is the time between two rounds of a stream in seconds; without a recent round, the stream counts as stopped.
     """
     try:
         summary = json.loads((data / "last_ingest.json").read_text())

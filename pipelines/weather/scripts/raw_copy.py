@@ -1,8 +1,8 @@
 """The raw rows of PostgreSQL in the lake, unchanged: the table raw_copy.weather_observations.
 
 Its Parquet files are in a folder for each day of `ingested_at` (UTC); the lake's maintenance merges those of a day.
-Each month is copied in one transaction, with the number and the checksum of its rows: so a build that was killed
-anywhere loses no row and stores none twice. Archived months are read from their files. Months that the retention has
+Each month is copied in one transaction, with the number and the checksum of its rows: so a killed build loses no
+row and stores none twice. Archived months are read from their files. Months that the retention has
 dropped from PostgreSQL stay here.
 """
 
@@ -89,7 +89,7 @@ def copy_raw(connection: duckdb.DuckDBPyConnection, source: Source) -> int:
 
 
 def _create(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create the tables, that of the months last: it exists only if everything else does."""
+    """Create the tables. The table of the months is the last one: copy_raw checks only its existence."""
     with _Transaction(connection):
         connection.execute("create schema if not exists raw_copy")
         connection.execute(_TABLE)
@@ -103,7 +103,7 @@ def _create(connection: duckdb.DuckDBPyConnection) -> None:
 def _copy_month(
     connection: duckdb.DuckDBPyConnection, month: date, copied: _Copied | None, source: Source, wanted: tuple[int, int]
 ) -> int:
-    """Add the new rows of a month; if it has other rows than PostgreSQL then, copy all of them."""
+    """Add the new rows of a month; if it still differs from PostgreSQL, copy all of its rows again."""
 
     def insert(since: int) -> bool:
         sql = _OF_MONTH.format(columns=RAW_COLUMNS, month=month, since=since, until=source.oldest_running)

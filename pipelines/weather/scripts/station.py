@@ -38,7 +38,7 @@ _SPOOL = 256 << 20  # bytes
 
 
 class Store:
-    """The readings on their way: a thread stores those in the spool whenever PostgreSQL is reachable."""
+    """The spool of the readings, and the thread that stores them as soon as PostgreSQL is reachable."""
 
     def __init__(self, folder: Path, schedule: str, timezones: Mapping[str, str | None]) -> None:
         self._folder, self._schedule, self._timezones = folder, schedule, timezones
@@ -87,7 +87,7 @@ class Store:
                 self._waiting.remove(segment)
 
     def _next(self) -> Segment | None:
-        """Return a waiting segment, else that of the newest readings: at most one more is open while it waits."""
+        """Return a waiting segment, else the open one. While a segment waits, all new readings go to the open one."""
         with self._lock:
             if not self._waiting and (segment := self._spool.detach()):
                 self._waiting.append(segment)
@@ -164,7 +164,7 @@ class Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "homelab-station", ""
 
     def do_GET(self) -> None:
-        """Answer whether readings can be stored."""
+        """Report whether PostgreSQL stores the readings."""
         if self.path != _HEALTH:
             self._answer(HTTPStatus.NOT_FOUND, "not found")
         elif self.server.readings.problem:
@@ -173,7 +173,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.OK, "works")
 
     def do_POST(self) -> None:
-        """Take a reading."""
+        """Receive a reading."""
         if self.path not in PATHS:
             self._answer(HTTPStatus.NOT_FOUND, "not found")
             return

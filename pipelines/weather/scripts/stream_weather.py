@@ -1,8 +1,8 @@
 """Fetch the current weather of each city every WEATHER_EVERY seconds, until SIGTERM: the service of `schedule: stream`.
 
 A round is a run of ingest_weather.py, with the same variables and the same way through the spool to PostgreSQL or the
-broker; its rows are handed over within a second. In raw.ingestion_runs, the rounds of an hour are one run, so that
-their number stays that of hourly runs. After each round, last_ingest.json has its summary, stream.json the state of the
+broker; its rows are handed over within a second. In raw.ingestion_runs, the rounds of an hour are one run: a row
+for each round would be 1,440 a day. After each round, last_ingest.json has its summary, stream.json the state of the
 stream, and stream.prom the metrics.
 
 Exit status: 0 stopped, 8 invalid settings.
@@ -38,7 +38,7 @@ _BROKER_WAIT = 2.0  # seconds for the broker's consumer at the end of a round
 
 
 class PeriodSink:
-    """A destination that records all rounds of a period as one run. `record_end` ends it once it is `period` s long."""
+    """A destination that records all rounds of a period, in seconds, as one run."""
 
     def __init__(self, sink: Sink, period: float = _PERIOD) -> None:
         self._sink, self._period = sink, period

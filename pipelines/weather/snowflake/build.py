@@ -1,8 +1,9 @@
 """Load the landed observations of a published file into Snowflake, and build the marts there with dbt.
 
-FILE is a copy of the published file (`homelab pull weather --to FILE`). Its landing tables replace those in Snowflake;
-the marts are built in increments: from the rows that the file has landed, excluded, or removed since the last complete
-build in Snowflake. With another code or other settings in the file, or with --full-refresh, everything is built again.
+FILE is a copy of the published file (`homelab pull weather --to FILE`). Its landed tables replace those in Snowflake.
+The build is incremental: it computes the hours and days of rows that were landed, excluded, or removed since the last
+complete build in Snowflake. If the file was built with other code or settings, or with --full-refresh, it builds
+everything again.
 
 The connection comes from the variables in profiles.yml. Exit status: 0 built and tested, 1 not, 2 the file cannot be
 used.
@@ -56,7 +57,7 @@ create table if not exists landing.removed_observations (
     city varchar, observation_timestamp timestamp_ntz, removed_in bigint
 )
 """
-# The rows of the previous file that this one has not.
+# The rows of the previous file that are missing in this one.
 _REMEMBER_REMOVED = f"""
 insert into landing.removed_observations
 select distinct city, observation_timestamp, %s
@@ -91,7 +92,7 @@ class Source:
 
     @classmethod
     def read(cls, file: duckdb.DuckDBPyConnection) -> Source:
-        """Read it. Raises Unusable for local days, which Snowflake's models do not have."""
+        """Read the state of the build. Raises Unusable for local days, which Snowflake's models do not support."""
         build, as_of = file.execute(
             "select built_through, as_of::timestamp::varchar from landing.source_state"
         ).fetchall()[0]
@@ -124,7 +125,7 @@ def _connect() -> Any:
 
 
 def load(file: duckdb.DuckDBPyConnection, source: Source, cursor: Any, again: bool) -> bool:
-    """Replace the tables by those of the file; return True if everything has to be built again, as with `again`."""
+    """Replace the tables by those of the file; return True if everything has to be built again. `again` forces it."""
     for schema in ("landing", "weather"):
         cursor.execute(f"create schema if not exists {schema}")
     cursor.execute(_STATE)

@@ -103,8 +103,8 @@ days_with_first as (
 )
 {%- endmacro %}
 
-{# Before the rows of an increment are appended: the deletion of the changed periods. A build that ends between both
-   computes them again, as they are changed since the last complete build. #}
+{# Delete the changed periods before the rows of an increment are appended. If a build ends in between, the next one
+   computes them again: they have changed since the last complete build. #}
 {% macro remove_changed_periods() -%}
     {%- set changed = config.get('meta', {}).get('changed_periods') if config.get('materialized') == 'incremental' -%}
     {%- if target.type == 'clickhouse' and changed and is_incremental() -%}
