@@ -1,7 +1,7 @@
 """Benchmark of the real-time path: `python -m benchmarks.real_time [seconds]`. PostgreSQL 16 with fsync on.
 
-The stream asks an OpenWeather on this machine, which notes the time of each response. Two connections look all the time
-which of them are in raw, and in `weather_now`. The reference is an INSERT of the same row, with its COMMIT.
+The stream fetches from an OpenWeather on this machine, which records the time of each response. Two connections poll
+the raw table and `weather_now` for the responses. The reference is an INSERT of the same row, with its COMMIT.
 """
 
 from __future__ import annotations
