@@ -19,7 +19,7 @@ def pipeline_alerts(inventory: Inventory) -> Iterator[Alert]:
     """Yield the alert rules of the pipelines."""
     limits = late_limits(inventory)
 
-    # The builds of a stream are rarer than its rows.
+    # A stream reports its newest row itself: its builds are rarer than its rows.
     streams = stream_limits(inventory)
     newest = {(name, "newest_row"): limit for name, limit in limits.items() if name not in streams}
     newest |= {(name, "stream_newest_row"): limit for name, limit in streams.items()}
