@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.integration.conftest import write_profiles
 from tests.integration.test_marts import all_samples, insert
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack
+from tests.scripts import SHARED_SCRIPTS
 
 from contract import EXIT  # isort: skip
 
@@ -122,6 +124,20 @@ def check_moves(stack: Stack, clickhouse: ClickHouseStack, server: clickhouse_se
     server.query(f"alter table main.weather_daily {change}")
     assert "main.weather_daily has " in clickhouse.script(*move, "file", expect=EXIT.failed).stderr
     assert (clickhouse.data / "history_in").read_text().strip() == "clickhouse"
+
+
+def test_a_failed_first_build_is_repeated_in_clickhouse(analytics_python: Path, tmp_path: Path) -> None:
+    program = f"""
+import sys; sys.path.append({str(SHARED_SCRIPTS)!r})
+import pathlib, warehouse
+folder = pathlib.Path({str(tmp_path)!r})
+warehouse.current(folder).connect().close()
+print(type(warehouse.current(folder)).__name__, (folder / "warehouse.duckdb").exists())
+"""
+    names = ("HOST", "PORT", "USER", "PASSWORD", "CA_FILE")
+    variables = {f"CLICKHOUSE_{name}": "1" for name in names}
+    done = subprocess.run([str(analytics_python), "-c", program], env=variables, capture_output=True, check=True)
+    assert done.stdout.split() == [b"ClickHouseWarehouse", b"True"]
 
 
 def test_login_certificate_and_outage_are_one_error_each(

@@ -27,7 +27,7 @@ import warehouse_copy
 from built_tables import Built
 from clickhouse import ClickHouse
 from dbt_runner import Layout, run_dbt
-from file_warehouse import FileWarehouse, write_target
+from file_warehouse import FileWarehouse
 
 CATALOG = "warehouse"  # DuckDB's name of the file
 PUBLISHED = "weather"  # ClickHouse's database with the marts of the last tested build
@@ -116,7 +116,6 @@ class ClickHouseWarehouse:
             self.server.run(f"drop table {PUBLISHED}.{name}")
         with self.connect() as connection:
             self.mark(connection)
-        write_target(self.file.path.parent, "clickhouse")
         self.file.publish(published)
 
     def mark(self, connection: duckdb.DuckDBPyConnection) -> None:

@@ -119,7 +119,10 @@ def current(data: Path) -> Warehouse:
             f"Write it and run `homelab deploy`; `homelab pipeline move {name} --to file` moves the history back."
         )
     server = ClickHouse.from_environment()
-    if server and (target == "clickhouse" or (not target and not file.exists())):
+    if server and not target and not file.exists():
+        # Each build creates the file: after one that fails, the file must not count as the history.
+        write_target(data, target := "clickhouse")
+    if server and target == "clickhouse":
         return ClickHouseWarehouse(file, server)
     if server:
         print(
