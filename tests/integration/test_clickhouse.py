@@ -137,11 +137,18 @@ def printed(python: Path, folder: Path, program: str) -> list[str]:
 
 def test_a_failed_first_build_is_repeated_in_clickhouse(analytics_python: Path, tmp_path: Path) -> None:
     program = """
-import warehouse
+import os, warehouse
 warehouse.current(folder).connect().close()
-print(type(warehouse.current(folder)).__name__, (folder / "warehouse.duckdb").exists())
+print(type(warehouse.current(folder)).__name__)
+del os.environ["CLICKHOUSE_HOST"]
+print(type(warehouse.current(folder)).__name__)
+os.environ |= {"LAKE_SCHEMA": "weather", "S3_URL": "", "LAKE_RETENTION_SECONDS": "1"}
+print(type(warehouse.current(folder)).__name__)
+(folder / "warehouse.duckdb").unlink()  # a build that did not reach ClickHouse has made none
+print(type(warehouse.current(folder)).__name__)
 """
-    assert printed(analytics_python, tmp_path, program) == ["ClickHouseWarehouse", "True"]
+    found = ["ClickHouseWarehouse", "FileWarehouse", "FileWarehouse", "LakeWarehouse"]
+    assert printed(analytics_python, tmp_path, program) == found
 
 
 @pytest.mark.parametrize(("groups", "statement"), [(20, "delete"), (20_000, "create")])

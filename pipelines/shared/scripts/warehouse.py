@@ -130,7 +130,7 @@ def current(data: Path) -> Warehouse:
             file=sys.stderr,
         )
     # With ClickHouse, the file has all tables, too: without a server, builds continue in it.
-    if lake is None or target in ("file", "clickhouse") or (not target and file.exists()):
+    if lake is None or target == "file" or (target != "lake" and file.exists()):
         if lake is not None:
             print(
                 f"warning: the history is in a file: `homelab pipeline move {name} --to lake` moves it to the lake",
