@@ -14,7 +14,7 @@ from homelab.inventory.container_defaults import LARGEST, NAME, ContainerDefault
 from homelab.inventory.declaration import declaration_of
 from homelab.inventory.networks_section import Networks, network_cards
 from homelab.inventory.section import Section
-from homelab.inventory.service_checks import check_declarations, check_memory, check_ports
+from homelab.inventory.service_checks import check_address, check_declarations, check_memory, check_ports
 from homelab.inventory.service_options import Services, seconds_to_stop, with_bridge, with_exporters
 from homelab.model import DHCP, Container, ContainerConfig, Mount, Network, Service, lab_tags
 from homelab.model.inventory import NODE, name_without_instance
@@ -179,6 +179,7 @@ class Reader:
         check_declarations(section, services, distribution_of(settings.template))
         check_ports(section, services)
         check_memory(section, services, values.get("memory"))
+        check_address(section, services, uses_dhcp=ip == DHCP)
         if self.network is None or ip is None:
             return None
         return Container(

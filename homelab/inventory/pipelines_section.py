@@ -213,6 +213,7 @@ def name_error(name: str, taken: Mapping[str, str]) -> str | None:
 def _taken_names(section: Section, containers: Sequence[Container]) -> dict[str, str]:
     weather = "the pipeline `weather`"
     found = {RAW[1]: f"a schema of {weather}", "analytics": f"a role of {weather}", "dbt": f"a role of {weather}"}
+    found["weather_new_rows"] = f"a DAG of {weather}"  # another pipeline's name is that of its DAG
     for container in containers:
         for service, each in container.services.items():
             for grant in each.database_grants():

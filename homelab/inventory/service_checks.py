@@ -1,4 +1,4 @@
-"""Checks of a container's services: their declarations, their ports, and the memory that they need."""
+"""Checks of a container's services: their declarations, ports, and the memory and address that they need."""
 
 from __future__ import annotations
 
@@ -63,6 +63,13 @@ def check_memory(section: Section, services: Mapping[str, Service], memory: int 
     if memory is not None and memory < sum(needs.values()):
         each = ", ".join(f"{name} {least}" for name, least in needs.items())
         section.problem(f"must be at least {sum(needs.values())} MiB for its services ({each})", "memory")
+
+
+def check_address(section: Section, services: Mapping[str, Service], *, uses_dhcp: bool) -> None:
+    """Add a problem for a service that deploys from an address of DHCP: all containers admit it from its address."""
+    for name, service in services.items():
+        if uses_dhcp and service.deploys:
+            section.problem(f"must be an address, and not `dhcp`: every container admits `{name}` only from it", "ip")
 
 
 def _declared(section: Section, name: str, declaration: Callable[..., Iterable[T]], *arguments: object) -> Sequence[T]:

@@ -15,7 +15,7 @@ from homelab.inventory.value_types import anchored
 from homelab.model import City, Weather
 from homelab.model.lake import CLICKHOUSE, LAKE, Lake, RetentionSection
 from homelab.model.options import Duration, Option
-from homelab.model.weather_settings import ON_DATA, STREAM, Freshness, Stream
+from homelab.model.weather_settings import ON_DATA, STREAM, Freshness, Stream, timezone_error
 from homelab.paths import bundled_path
 
 _RUN = 10  # minutes that the ingestion has for one run
@@ -169,9 +169,13 @@ def _stream(section: Section, found: WeatherSection, cities: int) -> Stream | No
     every = found.every or Duration("60s")
     if error := stream_error(cities, every.seconds, found.rate_limit):
         section.problem(error, "every" if section.has("every") else "schedule")
+    expected_every = found.expected_every or "30m"
+    if every.seconds > Duration(expected_every).seconds:
+        error = f"must be at most `expected_every`, {expected_every}: the rows would be late between two requests"
+        section.problem(error, "every")
     return Stream(
         every=every,
-        expected_every=found.expected_every or "30m",
+        expected_every=expected_every,
         build_every=(found.build_every or Duration("10m")) if on_data else None,
         build_rows=found.build_rows or 1,
     )
@@ -201,14 +205,6 @@ def _longer(seconds: int) -> str:
     return f"write `every: {seconds}s` or longer" if seconds <= _HOUR.seconds else "remove cities"
 
 
-def _is_timezone(name: str) -> bool:
-    """Return True for a name in the IANA database, and for any name on a machine without this database."""
-    from zoneinfo import available_timezones
-
-    known = available_timezones()
-    return name in known or not known
-
-
 def _check_cities(section: Section, cities: list[City], rate_limit: int) -> None:
     names = set()
     for index, city in enumerate(cities):
@@ -220,8 +216,8 @@ def _check_cities(section: Section, cities: list[City], rate_limit: int) -> None
             section.problem("needs both latitude and longitude, or neither", "cities", index)
         elif given.has("id") and given.has("latitude"):
             section.problem("has both an id and coordinates: keep one of them", "cities", index)
-        if city.timezone and not _is_timezone(city.timezone):
-            section.problem(f"unknown time zone {city.timezone!r}: use a name such as Europe/Berlin", "cities", index)
+        if error := timezone_error(city.timezone):
+            section.problem(error, "cities", index)
     if rate_limit and len(cities) > rate_limit * _RUN:
         section.problem(
             f"has {len(cities)} cities, but at {rate_limit} requests a minute a run of {_RUN} minutes fetches only "

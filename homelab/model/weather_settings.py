@@ -12,6 +12,12 @@ from homelab.model.options import Duration, Option
 Freshness = Literal["10m", "15m", "20m", "30m", "1h"]
 STREAM: Final = "stream"  # the ingestion is a service, and Airflow builds every hour
 ON_DATA: Final = "on_data"  # the same, and Airflow builds after new rows
+CITY_NAME = r"(?=.*\S)[^\x00-\x1f\x7f]{1,200}"
+CITY_EXPECTED = "a city's name of at most 200 characters"
+TIMEZONE = (
+    r"UTC|(Africa|America|Antarctica|Arctic|Asia|Atlantic|Australia|Europe|Indian|Pacific|Etc)(/[A-Za-z0-9_+-]+)+"
+)
+TIMEZONE_EXPECTED = "a time zone such as Europe/Berlin"
 # OpenWeather renews its observations every 10 minutes, so no schedule of the marts is shorter.
 _EXPECTED = {
     "10m": "*/10 * * * *",
@@ -22,6 +28,16 @@ _EXPECTED = {
 }
 
 
+def timezone_error(name: str | None) -> str:
+    """Return the reason why a name is no time zone of the IANA database, or ""; also "" on a machine without it."""
+    from zoneinfo import available_timezones
+
+    known = available_timezones()
+    if name is None or name in known or not known:
+        return ""
+    return f"unknown time zone {name!r}: use a name such as Europe/Berlin"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class City:
     """A place to observe: by name (`Berlin,DE`), by OpenWeather id, or by coordinates."""
@@ -30,8 +46,8 @@ class City:
         str,
         Option(
             "OpenWeather's name of the city; with an id or coordinates, any name.",
-            pattern=r"(?=.*\S)[^\x00-\x1f\x7f]{1,200}",
-            expected="a city's name of at most 200 characters",
+            pattern=CITY_NAME,
+            expected=CITY_EXPECTED,
         ),
     ]
     id: Annotated[int | None, Option("OpenWeather's id of the city.", low=1, high=1 << 31)] = None
@@ -41,8 +57,8 @@ class City:
         str | None,
         Option(
             "IANA time zone, for `days: local`; default: the UTC offset in OpenWeather's responses.",
-            pattern=r"UTC|(Africa|America|Antarctica|Arctic|Asia|Atlantic|Australia|Europe|Indian|Pacific|Etc)(/[A-Za-z0-9_+-]+)+",
-            expected="a time zone such as Europe/Berlin",
+            pattern=TIMEZONE,
+            expected=TIMEZONE_EXPECTED,
             examples=("Europe/Berlin",),
         ),
     ] = None

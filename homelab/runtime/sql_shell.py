@@ -15,10 +15,13 @@ from homelab.runtime.marts import Rows
 _PROMPT, _CONTINUATION = "homelab> ", "    ...> "
 _HISTORY_LINES = 1000
 _INTERNAL = ("stg_", "int_", "landing_", "snap_")  # models that only feed the marts
-_TABLES = "select table_name, table_type from information_schema.tables where table_schema = 'main' order by 1"
+# The schema of the marts in DuckDB, and of the newest readings in PostgreSQL.
+_TABLES = (
+    "select table_name, table_type from information_schema.tables where table_schema = current_schema() order by 1"
+)
 _HELP = """\
 .help          show this help
-.tables        list the marts
+.tables        list the tables
 .tables all    list internal tables, too
 .quit          leave the shell; also .exit and Ctrl-D
 Statements end with a semicolon and may span several lines. Ctrl-C discards the current one."""
@@ -52,7 +55,7 @@ class SqlShell:
 
     def interact(self, history: Path, read: Callable[[str], str] = input) -> None:
         """Read statements from the terminal until .quit or Ctrl-D; an error ends its statement only."""
-        self._echo("Published marts. Statements end with a semicolon. .help lists the commands.")
+        self._echo("Statements end with a semicolon. .help lists the commands.")
         with _history(history), default_interrupt():
             while True:
                 try:

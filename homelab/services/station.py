@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, ClassVar
@@ -13,6 +13,7 @@ from homelab.host import Result, argv
 from homelab.model import DatabaseGrant, Endpoint, Health, Pipeline, Service, ServiceContext, Step
 from homelab.model.inventory import RAW, WEATHER
 from homelab.model.options import Option, SecretName
+from homelab.model.weather_settings import CITY_EXPECTED, CITY_NAME, TIMEZONE, TIMEZONE_EXPECTED, timezone_error
 from homelab.paths import bundled_path
 from homelab.render import render
 from homelab.sandbox import Sandbox
@@ -38,15 +39,20 @@ class Station(Service):
     requires: ClassVar[tuple[str, ...]] = ("postgres",)
     minimum_memory: ClassVar[int] = 64
 
-    city: Annotated[str, Option("Name of the city of its readings.", pattern=r"(?=.*\S)[^\x00-\x1f\x7f]{1,200}")]
+    city: Annotated[str, Option("Name of the city of its readings.", pattern=CITY_NAME, expected=CITY_EXPECTED)]
     latitude: Annotated[float, Option("Latitude in degrees.", low=-90, high=90)]
     longitude: Annotated[float, Option("Longitude in degrees.", low=-180, high=180)]
     passkey: Annotated[SecretName, Option("Secret with the passkey that the device sends: `PASSKEY`.")]
     timezone: Annotated[
         str | None,
-        Option("IANA time zone, for `days: local`; default: UTC.", pattern=r"UTC|[A-Z][A-Za-z]+(/[A-Za-z0-9_+-]+)+"),
+        Option("IANA time zone, for `days: local`; default: UTC.", pattern=TIMEZONE, expected=TIMEZONE_EXPECTED),
     ] = None
     port: Annotated[int, Option("Port for the device.", low=1024, high=65535)] = 8090
+
+    def option_errors(self) -> Iterator[tuple[Sequence[str | int], str]]:
+        """Return an unknown time zone: the builds with local days would fail."""
+        if error := timezone_error(self.timezone):
+            yield ("timezone",), error
 
     def database_grants(self) -> Sequence[DatabaseGrant]:
         """Append to the raw tables."""

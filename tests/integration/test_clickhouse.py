@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.integration.conftest import write_profiles
 from tests.integration.test_marts import all_samples, insert
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack
+from tests.scripts import SHARED_SCRIPTS
 
 from contract import EXIT  # isort: skip
 
@@ -122,6 +124,57 @@ def check_moves(stack: Stack, clickhouse: ClickHouseStack, server: clickhouse_se
     server.query(f"alter table main.weather_daily {change}")
     assert "main.weather_daily has " in clickhouse.script(*move, "file", expect=EXIT.failed).stderr
     assert (clickhouse.data / "history_in").read_text().strip() == "clickhouse"
+
+
+def printed(python: Path, folder: Path, program: str) -> list[str]:
+    """Return the words that a program prints, which has the scripts, `folder`, and the variables of a server."""
+    start = f"import sys, pathlib; sys.path.append({str(SHARED_SCRIPTS)!r}); folder = pathlib.Path({str(folder)!r})\n"
+    names = ("HOST", "PORT", "USER", "PASSWORD", "CA_FILE")
+    variables = {f"CLICKHOUSE_{name}": "1" for name in names}
+    command = [str(python), "-c", start + program]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_a_failed_first_build_is_repeated_in_clickhouse(analytics_python: Path, tmp_path: Path) -> None:
+    program = """
+import os, warehouse
+warehouse.current(folder).connect().close()
+print(type(warehouse.current(folder)).__name__)
+del os.environ["CLICKHOUSE_HOST"]
+print(type(warehouse.current(folder)).__name__)
+os.environ |= {"LAKE_SCHEMA": "weather", "S3_URL": "", "LAKE_RETENTION_SECONDS": "1"}
+print(type(warehouse.current(folder)).__name__)
+(folder / "warehouse.duckdb").unlink()  # a build that did not reach ClickHouse has made none
+print(type(warehouse.current(folder)).__name__)
+"""
+    found = ["ClickHouseWarehouse", "FileWarehouse", "FileWarehouse", "LakeWarehouse"]
+    assert printed(analytics_python, tmp_path, program) == found
+
+
+@pytest.mark.parametrize(("groups", "statement"), [(20, "delete"), (20_000, "create")])
+def test_a_server_that_differs_much_gets_all_rows(
+    analytics_python: Path, tmp_path: Path, groups: int, statement: str
+) -> None:
+    program = f"""
+import json, warehouse
+statements = []
+class Server:
+    def has(self, table): return True
+    def value(self, sql): return "id\\ningested_at\\nlanded_in"
+    def run(self, sql, rows=None):
+        statements.append(sql)
+        of_others = [[build, "2026-11-01", 1, "1"] for build in range(2, {groups})]
+        return "\\n".join(map(json.dumps, [[1, "1970-01-01", 1, "7"], *of_others])).encode()
+private = warehouse.ClickHouseWarehouse(warehouse.FileWarehouse(folder / "warehouse.duckdb"), Server())
+with private.connect() as connection:
+    connection.execute("create schema landing; create table landing.landing_weather as "
+        "select 7::bigint as id, timestamptz 'epoch' as ingested_at, 1::bigint as landed_in")
+    private._send_landed(connection)
+print(statements[1].split()[0], max(map(len, statements)))
+"""
+    first, longest = printed(analytics_python, tmp_path, program)
+    assert first == statement
+    assert int(longest) < 256 << 10
 
 
 def test_login_certificate_and_outage_are_one_error_each(

@@ -131,8 +131,11 @@ def test_marts_have_the_rows_of_the_published_file(stack: Stack, snowflake: Snow
     assert snowflake.compare(stack)["weather_hourly"] == more["weather_hourly"] - 1
 
 
-def test_a_file_with_local_days_is_refused(snowflake: Snowflake, tmp_path: Path) -> None:
-    file = tmp_path / "local.duckdb"
+@pytest.mark.parametrize(
+    ("days", "reason"), [("local", "`days: local`"), ("utc", "no type of Snowflake is known for DECIMAL(2,1)")]
+)
+def test_a_file_that_cannot_be_loaded_is_refused(snowflake: Snowflake, tmp_path: Path, days: str, reason: str) -> None:
+    file = tmp_path / "published.duckdb"
     snowflake.run(
         "-c",
         """if True:
@@ -141,14 +144,17 @@ def test_a_file_with_local_days_is_refused(snowflake: Snowflake, tmp_path: Path)
             "create schema landing; create schema staging;"
             "create table landing.source_state as select 1 as built_through, now() as as_of;"
             "create table landing.test_state as select '' as fingerprint;"
-            "create table staging.build_info as select 'local' as days"
+            "create table landing.landing_weather as select 1.5 as depth_of_a_copy;"
+            f"create table staging.build_info as select '{sys.argv[2]}' as days"
         )""",
         str(file),
+        days,
     )
 
     error = snowflake.build(file, expect=2)
 
-    assert "`days: local`" in error
+    assert f"Cannot load {file}: " in error
+    assert reason in error
     assert "Traceback" not in error
 
 

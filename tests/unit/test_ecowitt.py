@@ -68,6 +68,7 @@ def test_reading_has_the_form_and_the_units_of_openweather() -> None:
         ({"tempf": None, "humidity": ""}, {"main": {"temp": None, "humidity": None, "pressure": 1001.19}}),
         ({"rainratein": None}, {"rain": None}),
         ({"rainratein": None, "rrain_piezo": "0.5"}, {"rain": {"1h": 12.7}}),
+        ({"rainratein": " ", "rrain_piezo": "0.5"}, {"rain": {"1h": 12.7}}),
         ({"tempf": "-9999"}, {"main": {"temp": -9999, "humidity": 91, "pressure": 1001.19}}),  # the models judge it
         ({"dateutc": "now"}, {"dt": 1_640_345_520}),
         ({"PASSKEY": PASSKEY.lower()}, {"name": "Garden"}),
@@ -83,6 +84,8 @@ def test_missing_values_are_unknown(changes: dict[str, str | None], expected: di
         ({"tempf": "warm"}, "tempf is not a number"),
         ({"tempf": "inf"}, "tempf is not a number"),
         ({"winddir": "1e999"}, "winddir is not a number"),
+        ({"baromrelin": "1e308"}, "baromrelin is not a number"),  # in hPa, a double cannot hold it
+        ({"rainratein": "1e308"}, "rainratein is not a number"),
         ({"dateutc": None}, "dateutc is not a time"),
         ({"dateutc": "24.12.2021"}, "dateutc is not a time"),
         ({"dateutc": "2021-12-25 11:31:57"}, "`dt` is out of range"),  # a clock that is ahead
@@ -112,6 +115,11 @@ def test_invalid_reading_is_kept_without_the_passkey(changes: dict[str, str | No
 def test_form_without_the_passkey_is_refused(body: bytes) -> None:
     with pytest.raises(WrongPasskey):
         STATION.observation(body, NOW)
+
+
+def test_text_in_another_encoding_refuses_no_reading() -> None:
+    text, _ = STATION.observation(urlencode(FORM).encode() + b"&name=K\xf6ln", NOW)
+    assert json.loads(text)["main"]["temp"] == 47.8
 
 
 def test_representation_has_no_passkey() -> None:

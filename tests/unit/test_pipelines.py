@@ -92,6 +92,7 @@ def test_manifest_is_read(tmp_path: Path) -> None:
         ("upkeep_aside", "`upkeep_aside` is a reserved word"),
         ("airflow", "`airflow` is the name of a service already"),
         ("analytics", "`analytics` is the name of a role of the pipeline `weather` already"),
+        ("weather_new_rows", "`weather_new_rows` is the name of a DAG of the pipeline `weather` already"),
     ],
 )
 def test_name_that_a_pipeline_cannot_have_is_refused(tmp_path: Path, name: str, error: str) -> None:

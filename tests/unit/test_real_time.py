@@ -41,6 +41,8 @@ def streaming(folder: Path, keys: str = "schedule: stream", containers: str = ""
         ("schedule: streams", r"weather\.schedule: must be @hourly"),
         ("schedule: stream, every: 5s", r"weather\.every: must be"),
         ("schedule: stream, expected_every: 11m", r"weather\.expected_every: must be one of|must be 10m"),
+        ("schedule: stream, every: 31m", r"weather\.every: must be at most `expected_every`, 30m"),
+        ("schedule: on_data, every: 16m, expected_every: 15m", r"every: must be at most `expected_every`, 15m"),
         ("every: 60s", r"weather\.every: is for `schedule: stream` and `schedule: on_data`"),
         ("expected_every: 10m", r"weather\.expected_every: is for"),
         ("schedule: stream, build_rows: 2", r"weather\.build_rows: is for `schedule: on_data`"),
@@ -241,6 +243,21 @@ def test_passkey_is_in_a_file_of_root_only(tmp_path: Path) -> None:
     others = [each for each in found if isinstance(each, File) and each is not file]
     assert [each.path for each in others if b"PASSKEY" in each.content] == []
     assert "STATION_CITY=Garden\nSTATION_LATITUDE=48.1\nSTATION_LONGITUDE=11.5\n" in file.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ("timezone: Europe/Berlim", r"station\.timezone: unknown time zone 'Europe/Berlim'"),
+        ("timezone: Foo/Bar", r"station\.timezone: must be a time zone such as Europe/Berlin"),
+        ("city: ' '", r"station\.city: must be a city's name of at most 200 characters"),
+    ],
+)
+def test_errors_of_the_station(tmp_path: Path, options: str, error: str) -> None:
+    option = "city: Garden" if options.startswith("city") else "passkey: {secret: station}"
+    place = PLACE.replace(option, options if options.startswith("city") else f"{option}, {options}")
+    with pytest.raises(InputError, match=error):
+        streaming(tmp_path, "schedule: '@hourly'", place)
 
 
 def test_station_has_a_city_of_its_own(tmp_path: Path) -> None:

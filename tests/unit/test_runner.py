@@ -46,7 +46,7 @@ GITEA = {**RUNNER, "kind": "gitea", "url": "https://gitea.home.arpa"}
 TOKEN = "secret-of-runner"
 
 
-def inventory(folder: Path, services: dict[str, object], **more: object) -> Inventory:
+def inventory(folder: Path, services: dict[str, object], ip: str = ".79", **more: object) -> Inventory:
     """Return the shipped inventory with a container of these services, in a folder of its own."""
     (folder / "inventory.yaml").write_bytes(bundled_path("inventory.yaml").read_bytes())
     overlay = folder / "overlay.yaml"
@@ -54,7 +54,7 @@ def inventory(folder: Path, services: dict[str, object], **more: object) -> Inve
     key.parent.mkdir(exist_ok=True)
     key.write_text("openweather-key")
     key.chmod(0o600)
-    box = {"vmid": 179, "ip": ".79", "cores": 1, "memory": 1024, "services": services}
+    box = {"vmid": 179, "ip": ip, "cores": 1, "memory": 1024, "services": services}
     overlay.write_text(json.dumps({"containers": {"ci": box}, **more}))
     return load([folder / "inventory.yaml", overlay])
 
@@ -159,6 +159,12 @@ def test_every_container_accepts_its_key_from_its_address_only(tmp_path: Path) -
         assert 'restrict,from="192.168.2.79" ssh-ed25519 ' in keys
         rules = [rule.source for rule in desired_firewall(found, container).rules if rule.port == "22"]
         assert "192.168.2.79" in rules
+
+
+def test_an_address_of_dhcp_is_refused(tmp_path: Path) -> None:
+    # Else, no container could be deployed while that of the runner is off.
+    with pytest.raises(InputError, match=r"ip: must be an address, and not `dhcp`: every container admits `runner`"):
+        inventory(tmp_path, {"runner": RUNNER}, ip="dhcp")
 
 
 def test_a_container_with_another_service_is_refused(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ def test_internal_tables_are_hidden_unless_asked_for(tmp_path: Path) -> None:
     shell = Shell()
     shell.shell.interact(tmp_path / "h", shell.reader([".tables", ".tables all", ".help", ".nope"]))
     assert shell.shown == [TABLES[1:], TABLES]
+    assert "table_schema = current_schema()" in shell.ran[0]  # in PostgreSQL, it is not `main`
     text = "\n".join(shell.echoed)
     assert ".tables all" in text
     assert "Unknown command .nope" in text

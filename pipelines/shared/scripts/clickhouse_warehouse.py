@@ -27,7 +27,7 @@ import warehouse_copy
 from built_tables import Built
 from clickhouse import ClickHouse
 from dbt_runner import Layout, run_dbt
-from file_warehouse import FileWarehouse, write_target
+from file_warehouse import FileWarehouse
 
 CATALOG = "warehouse"  # DuckDB's name of the file
 PUBLISHED = "weather"  # ClickHouse's database with the marts of the last tested build
@@ -39,6 +39,7 @@ _VIEW = "staging.stg_weather"
 _WEATHER = "landing.landing_weather"  # the only landed table that grows
 _NOT_SENT = ("landing_weather", "raw_counts", "clickhouse_build", "changed_observations", "compaction")
 _MARK = "landing.clickhouse_build"
+_MOST_GROUPS = 2000  # in one statement, which may have 256 KiB
 # The rows of each build and month: an increment changes only its own.
 _MONTH = "date_trunc('month', make_timestamp(epoch_us(ingested_at)))::date::varchar"
 _GROUPS = f"""select landed_in, {_MONTH}, count(*), sum(id::hugeint + epoch_us(ingested_at))::varchar
@@ -116,7 +117,6 @@ class ClickHouseWarehouse:
             self.server.run(f"drop table {PUBLISHED}.{name}")
         with self.connect() as connection:
             self.mark(connection)
-        write_target(self.file.path.parent, "clickhouse")
         self.file.publish(published)
 
     def mark(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -200,9 +200,10 @@ class ClickHouseWarehouse:
         there = set[tuple[Any, ...]]()
         if self._has_landed_columns(connection):
             there = {tuple(json.loads(line)) for line in self.server.run(_GROUPS_THERE).splitlines()}
-        if not here & there:
+        differing = {(row[0], row[1]) for row in here ^ there}
+        if not here & there or len(differing) > _MOST_GROUPS:
             self.copy(connection, _WEATHER, "(city, observation_timestamp)")
-        elif differing := {(row[0], row[1]) for row in here ^ there}:
+        elif differing:
             groups = ", ".join(f"({build}, '{month}')" for build, month in sorted(differing))
             self.server.run(f"delete from {_WEATHER} where (landed_in, {_MONTH_THERE}) in ({groups})")
             query = f"from {_WEATHER} where (landed_in, {_MONTH}) in ({groups})"

@@ -119,7 +119,10 @@ def current(data: Path) -> Warehouse:
             f"Write it and run `homelab deploy`; `homelab pipeline move {name} --to file` moves the history back."
         )
     server = ClickHouse.from_environment()
-    if server and (target == "clickhouse" or (not target and not file.exists())):
+    if server and not target and not file.exists():
+        # Each build creates the file: after one that fails, the file must not count as the history.
+        write_target(data, target := "clickhouse")
+    if server and target == "clickhouse":
         return ClickHouseWarehouse(file, server)
     if server:
         print(
@@ -127,7 +130,7 @@ def current(data: Path) -> Warehouse:
             file=sys.stderr,
         )
     # With ClickHouse, the file has all tables, too: without a server, builds continue in it.
-    if lake is None or target in ("file", "clickhouse") or (not target and file.exists()):
+    if lake is None or target == "file" or (target != "lake" and file.exists()):
         if lake is not None:
             print(
                 f"warning: the history is in a file: `homelab pipeline move {name} --to lake` moves it to the lake",

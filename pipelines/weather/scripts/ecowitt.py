@@ -60,7 +60,8 @@ class Station:
     def _verified(self, body: bytes) -> dict[str, str]:
         """Return the form without its passkey. Raises WrongPasskey."""
         try:
-            pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+            text = body.decode(errors="replace")
+            pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_FIELDS)
         except ValueError:
             raise WrongPasskey from None
         form = dict(pairs)
@@ -71,15 +72,15 @@ class Station:
 
     def _convert(self, form: Mapping[str, str], now: float) -> dict[str, object]:
         """Return the form of OpenWeather's responses. Values that the station does not measure are null."""
-        pressure, rain = _number(form, "baromrelin"), next(filter(form.get, _RAIN_RATES), _RAIN_RATES[0])
-        rate = _number(form, rain)
+        rates = (_number(form, name, _MILLIMETRES, 3) for name in _RAIN_RATES)
+        rate = next((each for each in rates if each is not None), None)
         return {
             "source": "station",
             "coord": {"lat": self.latitude, "lon": self.longitude},
             "main": {
                 "temp": _number(form, "tempf"),
                 "humidity": _number(form, "humidity"),
-                "pressure": None if pressure is None else round(pressure * _HPA, 2),
+                "pressure": _number(form, "baromrelin", _HPA, 2),
             },
             "wind": {
                 "speed": _number(form, "windspeedmph"),
@@ -87,7 +88,7 @@ class Station:
                 "gust": _number(form, "windgustmph"),
             },
             # As OpenWeather's, the rate in mm/h at this time.
-            "rain": None if rate is None else {"1h": round(rate * _MILLIMETRES, 3)},
+            "rain": None if rate is None else {"1h": rate},
             "snow": None,
             "dt": _time(form, now),
             "name": self.city,
@@ -99,18 +100,18 @@ class Station:
         }
 
 
-def _number(form: Mapping[str, str], name: str) -> float | None:
-    """Return a number; None for a missing or an empty one. Raises ValueError."""
+def _number(form: Mapping[str, str], name: str, unit: float = 1, digits: int | None = None) -> float | None:
+    """Return a number times `unit`, with `digits` decimals; None for a missing or an empty one. Raises ValueError."""
     text = form.get(name, "").strip()
     if not text:
         return None
     try:
-        number = float(text)
+        number = float(text) * unit
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
         raise ValueError(f"{name} is not a number")
-    return number
+    return number if digits is None else round(number, digits)
 
 
 def _time(form: Mapping[str, str], now: float) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import duckdb
 from contract import EXIT
-from query import to_json
+from json_rows import to_json
 from read_published import NothingPublished, connect
 from report import held_back
 

@@ -14,8 +14,8 @@ import sys
 import psycopg
 from contract import EXIT, Parser
 from dbt_login import dbt_login
+from json_rows import to_json, unique_names
 from psycopg.conninfo import make_conninfo
-from query import to_json, unique_names
 
 _OPTIONS = "-csearch_path=raw -cstatement_timeout=30s -cdefault_transaction_read_only=on -ctimezone=UTC"
 
@@ -41,6 +41,10 @@ def main() -> int:
         except psycopg.Error as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return EXIT.failed if isinstance(error, psycopg.OperationalError) and not error.sqlstate else EXIT.bad_input
+        except (ValueError, RecursionError) as error:
+            # PostgreSQL's JSON holds numbers of more digits, and more levels, than Python's.
+            print(f"error: Cannot read a value: {error}. Cast it to text.", file=sys.stderr)
+            return EXIT.bad_input
     print(json.dumps([dict(zip(columns, map(to_json, row), strict=True)) for row in rows], ensure_ascii=False))
     return EXIT.success
 

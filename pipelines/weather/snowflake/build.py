@@ -151,7 +151,7 @@ def load(file: duckdb.DuckDBPyConnection, source: Source, cursor: Any, again: bo
 def _copy(file: duckdb.DuckDBPyConnection, cursor: Any, origin: str, name: str, path: Path) -> None:
     """Load a table of the file under a new name, through a Parquet file on a stage of the session. Raises Unusable."""
     described = file.execute(f"describe {origin}").fetchall()
-    columns = ", ".join(f"{column} {_TYPES[kind]}" for column, kind, *_ in described)
+    columns = ", ".join(f"{column} {_type(kind)}" for column, kind, *_ in described)
     values = ", ".join(_value(column, kind) for column, kind, *_ in described)
     file.execute(f"copy (select {values} from {origin}) to '{path}' (format parquet)")
     cursor.execute(f"create or replace table {name}{_NEW} ({columns})")
@@ -165,6 +165,13 @@ def _copy(file: duckdb.DuckDBPyConnection, cursor: Any, origin: str, name: str, 
     expected = file.execute(f"select count(*) from {origin}").fetchall()[0][0]
     if loaded != expected:
         raise Unusable(f"Snowflake has {loaded} rows of {name}, and the file has {expected}")
+
+
+def _type(kind: str) -> str:
+    """Return the type for a column of DuckDB. Raises Unusable for an unknown one."""
+    if kind not in _TYPES:
+        raise Unusable(f"no type of Snowflake is known for {kind}")
+    return _TYPES[kind]
 
 
 def _value(name: str, kind: str) -> str:
