@@ -204,8 +204,9 @@ create table if not exists raw.city_settings (
 );
 
 -- The newest reading of each city that was ever configured, unless it is excluded. It is not judged: the models replace
--- implausible values with null. The index finds it in each partition; a time before September 2001, which has fewer
--- digits, would be in the wrong order. Grain: one city.
+-- implausible values with null. A number whose conversion could overflow or underflow is null or 0: its error would
+-- hide all cities. The index finds the reading in each partition; a time before September 2001, which has fewer digits,
+-- would be in the wrong order. Grain: one city.
 create or replace view raw.weather_now as
 select
     known.city,
@@ -214,10 +215,10 @@ select
     newest.ingested_at,
     converted.fahrenheit as temperature_f,
     (converted.fahrenheit - 32) / 1.8 as temperature_c,
-    (newest.data -> 'main' ->> 'humidity')::double precision as humidity_pct,
-    (newest.data -> 'main' ->> 'pressure')::double precision as pressure_hpa,
+    given.humidity as humidity_pct,
+    given.pressure as pressure_hpa,
     converted.wind_speed as wind_speed_ms,
-    (newest.data -> 'wind' ->> 'deg')::double precision as wind_direction_deg,
+    given.direction as wind_direction_deg,
     converted.wind_gust as wind_gust_ms,
     newest.data -> 'weather' -> 0 ->> 'description' as weather_description
 from raw.city_settings as known
@@ -237,9 +238,18 @@ cross join lateral (
 ) as newest
 cross join lateral (
     select
-        (newest.data -> 'main' ->> 'temp')::double precision as temperature,
-        (newest.data -> 'wind' ->> 'speed')::double precision as speed,
-        (newest.data -> 'wind' ->> 'gust')::double precision as gust,
+        round(jsonb_path_query_first(newest.data, '$.main.temp ? (@ > -1e9 && @ < 1e9)')::numeric, 9)::double precision
+            as temperature,
+        round(jsonb_path_query_first(newest.data, '$.main.humidity ? (@ > -1e9 && @ < 1e9)')::numeric, 9)::double precision
+            as humidity,
+        round(jsonb_path_query_first(newest.data, '$.main.pressure ? (@ > -1e9 && @ < 1e9)')::numeric, 9)::double precision
+            as pressure,
+        round(jsonb_path_query_first(newest.data, '$.wind.deg ? (@ > -1e9 && @ < 1e9)')::numeric, 9)::double precision
+            as direction,
+        round(jsonb_path_query_first(newest.data, '$.wind.speed ? (@ > -1e9 && @ < 1e9)')::numeric, 9)::double precision
+            as speed,
+        round(jsonb_path_query_first(newest.data, '$.wind.gust ? (@ > -1e9 && @ < 1e9)')::numeric, 9)::double precision
+            as gust,
         case when newest.units = 'imperial' then 0.44704 else 1 end as speed_unit
 ) as given
 cross join lateral (

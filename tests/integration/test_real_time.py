@@ -213,6 +213,8 @@ def test_weather_now_has_the_newest_reading_of_each_city(live: Stream) -> None:
         {"city": "C2", "c": 10.0, "w": 4.47},
         {"city": "C3", "c": 1.5, "w": None},
     ]
+    insert("C3", "imperial", {"dt": dt + 60, "main": {"temp": 1.7e308, "humidity": "x"}, "wind": {"speed": 5e-324}})
+    assert live.now(f"{sql} where city = 'C3'") == [{"city": "C3", "c": None, "w": 0.0}]
     with live.server.connect(live.database) as connection:
         connection.execute(
             "insert into raw.exclusion_entries (city, first, until, reason, excluded_by) "
