@@ -94,6 +94,6 @@ def stream_problems(stream: Stream, answer: Result, now: datetime) -> Iterator[s
         yield f"the stream cannot store its rows: {state['problem']}; {int(state['spooled'])} rows wait in the spool"
     if state["failed"]:
         yield f"{int(state['failed'])} of {int(state['asked'])} cities failed in the last round of the stream"
-    newest = state["newest_row"] and datetime.fromtimestamp(float(state["newest_row"]), UTC)
-    if newest and now - newest > timedelta(seconds=Duration(stream.expected_every).seconds):
+    newest = datetime.fromtimestamp(float(state["newest_row"]), UTC)
+    if now - newest > timedelta(seconds=Duration(stream.expected_every).seconds):
         yield f"late: newest row {newest:%Y-%m-%d %H:%M:%S} UTC, expected every {stream.expected_every}"

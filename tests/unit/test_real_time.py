@@ -27,6 +27,9 @@ from tests.support import make_session
 from tests.unit.test_broker import INGESTION
 from tests.unit.test_ingestion_service import files, inventory, steps
 
+from loader import RunSummary  # isort: skip
+from stream_weather import StreamState  # isort: skip
+
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 
 
@@ -198,7 +201,6 @@ def state(**changes: object) -> Result:
     ("answer", "problems"),
     [
         (state(), []),
-        (state(newest_row=None), []),
         (Result("", 1, b""), ["the stream has not reported yet"]),
         (state(round=NOW.timestamp() - 700), ["the stream has not reported since 2026-11-27 11:48:20 UTC"]),
         (state(newest_row=NOW.timestamp() - 1801), ["late: newest row 2026-11-27 11:29:59 UTC, expected every 30m"]),
@@ -287,3 +289,15 @@ def test_health_of_the_station(tmp_path: Path, active: bool, reported: object, h
     assert isinstance(wanted, Station)
     health = wanted.assess(answers)
     assert (health.healthy, health.summary[: len(summary)]) == (healthy, summary)
+
+
+def test_stream_without_a_row_is_late_from_its_first_start(tmp_path: Path) -> None:
+    def newest_after_a_round(*, stored: int = 0) -> float:
+        state = StreamState(tmp_path)
+        state.save(RunSummary(3, stored=stored))
+        newest: float = json.loads((tmp_path / "stream.json").read_text())["newest_row"]
+        return newest
+
+    first = newest_after_a_round()
+    assert newest_after_a_round() == first, "also after a restart"
+    assert newest_after_a_round(stored=1) > first

@@ -93,14 +93,17 @@ class PeriodSink:
 
 
 class StreamState:
-    """The state of the stream for `homelab status` and the metrics; the time of the newest row survives a restart."""
+    """The state of the stream for `homelab status` and the metrics; the time of the newest row survives a restart.
+
+    Before the first row, it is the time of the first start: a source without any row is late, too.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         try:
-            self._newest_row: float | None = json.loads((folder / "stream.json").read_text())["newest_row"]
+            self._newest_row = float(json.loads((folder / "stream.json").read_text())["newest_row"])
         except (OSError, ValueError, LookupError, TypeError):
-            self._newest_row = None
+            self._newest_row = time.time()
 
     def save(self, summary: RunSummary) -> None:
         """Write the state after a round."""
@@ -112,9 +115,11 @@ class StreamState:
             "newest_row": self._newest_row,
             **{name: getattr(summary, name) for name in ("asked", "failed", "spooled", "waiting", "problem")},
         }
-        metrics = {"round_timestamp_seconds": now, "failed_cities": summary.failed}
-        if self._newest_row is not None:
-            metrics["newest_row_timestamp_seconds"] = self._newest_row
+        metrics = {
+            "round_timestamp_seconds": now,
+            "failed_cities": summary.failed,
+            "newest_row_timestamp_seconds": self._newest_row,
+        }
         lines = [f"homelab_pipeline_stream_{name} {value:.0f}\n" for name, value in metrics.items()]
         for name, text in (("stream.json", json.dumps(state)), ("stream.prom", "".join(lines))):
             new = self._folder / f"{name}.new"
