@@ -35,6 +35,8 @@ def browser_page(
             device_scale_factor=scale,
             color_scheme=scheme,
             ignore_https_errors=True,
+            # Superset's policy forbids `eval`, with which wait_for_function repeats its condition.
+            bypass_csp=True,
         )
         context.set_default_timeout(_WAIT)
         yield context.new_page()

@@ -18,7 +18,7 @@ def _lab_tests(*names: str) -> tuple[str, ...]:
 
 # Labs with the same addresses run one after another: those in each of these parts of the network of all labs.
 _PARTS_OF_THE_NETWORK = {
-    "10.99.2.128/25": ("tests/e2e/", *_lab_tests("airflow", "broker", "celery", "own_pipeline")),
+    "10.99.2.128/25": ("tests/e2e/", *_lab_tests("airflow", "broker", "own_pipeline")),
     "10.99.2.64/26": _lab_tests(
         *("alerts", "crash", "deploy", "dhcp", "disks", "firewall", "monitoring", "repairs", "services", "snapshots")
     ),

@@ -45,7 +45,7 @@ ls -t $(find /var/lib/airflow/logs -name 'attempt=*') | head -n 3 | xargs tail -
 ECHO_STACK = Path(__file__).parents[1] / "packages" / "echo_stack"  # with a service and a pipeline
 
 
-def in_a_lab(seconds: float = 300) -> list[pytest.MarkDecorator]:
+def in_a_lab(seconds: float = 600) -> list[pytest.MarkDecorator]:
     """Return the marks of a test file that needs a lab, with a timeout per test."""
     return [
         pytest.mark.lab,

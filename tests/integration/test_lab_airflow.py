@@ -81,7 +81,7 @@ OLD_ROWS = """select (select count(*) from dag_run where dag_id = 'DAG'),
 (select count(*) from pg_tables where starts_with(tablename, '_airflow_deleted'))"""
 PSQL = "set -a; . /etc/homelab/airflow-database.env; psql -qAtc "
 
-pytestmark = in_a_lab(600)
+pytestmark = in_a_lab()
 
 
 @dataclass

@@ -40,7 +40,7 @@ TITLES = {
 SILENCE = "Alertmanager has given no sign of life for"  # with the minutes, which grow until the end
 KNOWN = {**TITLES, "silence": SILENCE}
 
-pytestmark = in_a_lab(600)
+pytestmark = in_a_lab()
 
 
 def inventory(folder: Path, sinks: AlertSinks | None, *, monitoring: bool) -> str:

@@ -35,7 +35,7 @@ BACK = "pipelines: {weather: {to: postgres}}"
 FETCH = "/usr/local/sbin/homelab-pipeline weather.fetch"
 ANALYTICS, BROKER, POSTGRES = "analytics-platform", "broker", "postgres-data"
 
-pytestmark = in_a_lab(600)
+pytestmark = in_a_lab()
 
 
 @pytest.fixture(scope="module")

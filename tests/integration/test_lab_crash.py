@@ -49,7 +49,7 @@ SEED = int(os.environ.get("HOMELAB_SEED", "5"))
 LIMIT = () if ASKED else ("postgres-data",)
 _KEY = "/etc/ssh/ssh_host_ed25519_key"
 
-pytestmark = in_a_lab(3600 if ASKED else 300)
+pytestmark = in_a_lab(3600 if ASKED else 600)
 
 
 @dataclass(frozen=True)

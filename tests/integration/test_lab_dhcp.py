@@ -36,7 +36,7 @@ containers:
   reader: {vmid: 180, ip: dhcp, cores: 1, memory: 512, services: {readers: {}}}
 """
 
-pytestmark = in_a_lab(600)
+pytestmark = in_a_lab()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,7 @@ DOOR, OBSERVABILITY = "10.99.2.3", "10.99.2.2"
 PORTS = (9090, 9093)
 DOMAIN = "lab.home.arpa"
 
-pytestmark = in_a_lab(600)
+pytestmark = in_a_lab()
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ select city, units, jsonb_set(data, '{dt}', to_jsonb((data ->> 'dt')::bigint - 8
 from raw.weather_observations limit 50
 """.replace("FIRST", "(date_trunc('month', now() at time zone 'UTC') at time zone 'UTC' - interval '4 months')")
 
-pytestmark = in_a_lab(600)
+pytestmark = in_a_lab()
 
 
 @dataclass(frozen=True)

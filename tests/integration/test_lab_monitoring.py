@@ -70,7 +70,7 @@ homelab_pipeline_completeness_ratio{pipeline="weather",table=""} 1
 """,
 }
 
-pytestmark = in_a_lab(600)
+pytestmark = in_a_lab()
 
 
 def inventory(monitoring: bool) -> str:

@@ -62,7 +62,7 @@ print(json.dumps(rows))
 WRITE = "copy (select range as i from range(300000)) to 's3://exports/days/a.parquet'"
 COUNT = "select count(*) from 's3://exports/days/*.parquet'"
 
-pytestmark = in_a_lab(400)
+pytestmark = in_a_lab()
 
 
 @dataclass
