@@ -317,7 +317,7 @@ def test_invalid_settings_have_their_own_exit_status() -> None:
 
 
 def test_run_whose_summary_cannot_be_written_has_failed_with_the_reason(tmp_path: Path) -> None:
-    (tmp_path / "last_ingest.new").mkdir()
+    (tmp_path / "last_ingest.json.new").mkdir()
     with serve([OK]) as stub:
         done = run(GOOD | NO_POSTGRES | {"WEATHER_DATA": str(tmp_path), "OPENWEATHER_BASE_URL": stub.url})
     assert done.returncode == EXIT.failed

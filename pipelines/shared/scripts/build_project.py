@@ -31,6 +31,7 @@ from typing import Any
 
 import duckdb
 import psycopg
+from atomic_file import replace_text
 from dbt_runner import Layout, dbt_environment, dbt_program, exclusive, print_outcome, write_report
 from lake import StorageChanged, StorageUnreachable
 from publications import failed_readers, inspect, without
@@ -121,9 +122,7 @@ class Exclusions:
 
     def save(self) -> None:
         """Record the state after a complete build."""
-        new = self.file.with_suffix(".new")
-        new.write_text(self.state)
-        os.replace(new, self.file)
+        replace_text(self.file, self.state)
 
 
 def check(layout: Layout, options: Sequence[str]) -> int:

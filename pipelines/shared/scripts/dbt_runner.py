@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from atomic_file import replace_text
 from contract import EXIT
 from dbt_login import dbt_login
 from metrics import write_metrics
@@ -170,9 +171,7 @@ def write_report(
     report["problems"] += [
         {"node": origin, "status": "error", "message": message} for origin, message in problems.items()
     ]
-    new = layout.data / "last_build.new"
-    new.write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(new, layout.data / "last_build.json")
+    replace_text(layout.data / "last_build.json", json.dumps(report, indent=2) + "\n")
     write_metrics(layout.data, layout.published, report)
     return report
 

@@ -5,7 +5,6 @@ homelab adds the name of the pipeline to each line.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+from atomic_file import replace_text
 from read_published import NothingPublished, connect
 
 _TABLES = """select table_name, estimated_size, coalesce(bool_or(column_name = 'last_ingested_at'), false)
@@ -28,9 +28,7 @@ def write_metrics(data: Path, published: Path, report: Mapping[str, Any]) -> Non
     """Write the metrics of a build atomically; an error is printed and does not fail the build."""
     try:
         lines = [*_of_build(report), *_of_published(published)]
-        new = data / "metrics.new"
-        new.write_text("".join(f"homelab_pipeline_{name} {value}\n" for name, value in lines))
-        os.replace(new, data / "metrics.prom")
+        replace_text(data / "metrics.prom", "".join(f"homelab_pipeline_{name} {value}\n" for name, value in lines))
     except (duckdb.Error, OSError) as error:
         print(f"warning: no metrics: {error}", file=sys.stderr)
 

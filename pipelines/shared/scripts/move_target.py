@@ -26,11 +26,8 @@ from duckdb_sql import attach
 from file_warehouse import FileWarehouse, read_target, write_target
 from lake import CATALOG, Lake
 from publish import sync
+from warehouse import Misplaced
 from warehouse_copy import CopyDiffers, compare, copy_all, drop_all, tables
-
-
-class Misplaced(Exception):
-    """The history is in a target that this move does not read."""
 
 
 class NoHistory(Exception):

@@ -26,7 +26,7 @@ from publish import publish
 
 
 class Misplaced(Exception):
-    """The history is where the pipeline has no access to."""
+    """The history is in a target that this script does not reach."""
 
 
 class Warehouse(Protocol):

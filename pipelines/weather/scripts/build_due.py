@@ -16,9 +16,8 @@ from pathlib import Path
 
 import psycopg
 from contract import EXIT, Parser
-from dbt_login import dbt_login
+from dbt_login import dbt_keywords
 from dbt_runner import Layout, exclusive
-from psycopg.conninfo import make_conninfo
 
 _WAITING = """
 select
@@ -37,8 +36,7 @@ def is_due(data: Path, rows: int) -> bool:
         since = None
     if since is None:
         return True
-    user = {name.removeprefix("PG").lower(): value for name, value in dbt_login().items()}
-    with psycopg.connect(make_conninfo(**user, application_name="weather_build_due")) as connection:
+    with psycopg.connect(**dbt_keywords(), application_name="weather_build_due") as connection:
         found = connection.execute(_WAITING, {"since": since, "rows": rows}).fetchone()
     waiting, corrected = found or (0, False)
     print(json.dumps({"new_rows": waiting, "corrected": corrected}))

@@ -23,6 +23,7 @@ from uuid import UUID
 
 import nats.errors
 import psycopg
+from atomic_file import replace_text
 from broker_access import Access
 from broker_client import RUNS, STREAM, BrokerError, connect, consumer_of, subjects
 from contract import EXIT, Parser
@@ -68,10 +69,8 @@ class State:
         metrics = [f"homelab_consumer_{name}_total {number}\n" for name, number in self.counts.items()]
         metrics.append(f"homelab_consumer_working {int(not problem)}\n")
         for name, text in (("state.json", json.dumps(state)), ("metrics.prom", "".join(metrics))):
-            new = self.folder / f"{name}.new"
             try:
-                new.write_text(text)
-                new.replace(self.folder / name)
+                replace_text(self.folder / name, text)
             except OSError:  # a full disk must not stop the consumer
                 return
 

@@ -33,6 +33,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from uuid import uuid4
 
+from atomic_file import replace_text
 from cities import CitiesError, read_cities
 from contract import EXIT, Parser
 from ingest_settings import Settings, SettingsError, read_settings
@@ -205,11 +206,9 @@ def save_summary(data: Path, text: str) -> bool:
 
 def _save_summary(data: Path, text: str) -> None:
     """Replace last_ingest.json; a lock serializes runs that end at the same time."""
-    new = data / "last_ingest.new"
     with (data / "last_ingest.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        new.write_text(text + "\n")
-        os.replace(new, data / "last_ingest.json")
+        replace_text(data / "last_ingest.json", text + "\n")
 
 
 def report_last(data: Path, every: float = 0) -> int:

@@ -13,9 +13,8 @@ import sys
 
 import psycopg
 from contract import EXIT, Parser
-from dbt_login import dbt_login
+from dbt_login import dbt_keywords
 from json_rows import to_json, unique_names
-from psycopg.conninfo import make_conninfo
 
 _OPTIONS = "-csearch_path=raw -cstatement_timeout=30s -cdefault_transaction_read_only=on -ctimezone=UTC"
 
@@ -25,9 +24,8 @@ def main() -> int:
     parser = Parser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("sql")
     sql = parser.parse_args().sql
-    user = {name.removeprefix("PG").lower(): value for name, value in dbt_login().items()}
     try:
-        connection = psycopg.connect(make_conninfo(**user, options=_OPTIONS, application_name="homelab_query"))
+        connection = psycopg.connect(**dbt_keywords(), options=_OPTIONS, application_name="homelab_query")
     except psycopg.Error as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT.failed

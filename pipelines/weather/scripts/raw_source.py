@@ -8,7 +8,7 @@ from datetime import date, datetime
 from typing import Any
 
 import psycopg
-from dbt_login import dbt_login
+from dbt_login import dbt_keywords
 
 _FACTS = """
 select (select system_identifier from pg_control_system())::text || '/' ||
@@ -109,8 +109,7 @@ def read_source(landed_before: int | None, counted: Mapping[int, Partition]) -> 
     All rows before `landed_before` are landed. `counted` are the partitions at that time; without them, all rows are
     counted.
     """
-    login = {name.removeprefix("PG").lower(): value for name, value in dbt_login().items()}
-    with psycopg.connect("", **login, application_name="dbt_build", autocommit=True) as connection:  # type: ignore[arg-type]
+    with psycopg.connect(**dbt_keywords(), application_name="dbt_build", autocommit=True) as connection:
         connection.execute("set timezone = 'UTC'")
         connection.execute("begin isolation level repeatable read read only")
         cluster, oldest, following = _all(connection, _FACTS)[0]

@@ -22,6 +22,7 @@ from socket import SHUT_RDWR, socket
 from typing import Any
 
 import psycopg
+from atomic_file import replace_text
 from contract import EXIT, Parser
 from ecowitt import UNITS, InvalidReading, Station, WrongPasskey
 from raw_tables import Batch, Connection, connect, record_settings, store
@@ -108,10 +109,8 @@ class Store:
         if self._last_reading is not None:
             metrics.append(f"homelab_station_last_reading_timestamp_seconds {self._last_reading:.0f}\n")
         for name, text in (("state.json", json.dumps(state)), ("metrics.prom", "".join(metrics))):
-            new = self._folder / f"{name}.new"
             try:
-                new.write_text(text)
-                new.replace(self._folder / name)
+                replace_text(self._folder / name, text)
             except OSError:  # a full disk must not stop the receiver
                 return
 

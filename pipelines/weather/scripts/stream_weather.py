@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+from atomic_file import replace_text
 from contract import EXIT, Parser
 from ingest_settings import Settings, SettingsError, read_settings
 from ingest_weather import retry_policy, run, save_summary, sink_of, summary_text
@@ -122,10 +123,8 @@ class StreamState:
         }
         lines = [f"homelab_pipeline_stream_{name} {value:.0f}\n" for name, value in metrics.items()]
         for name, text in (("stream.json", json.dumps(state)), ("stream.prom", "".join(lines))):
-            new = self._folder / f"{name}.new"
             try:
-                new.write_text(text)
-                new.replace(self._folder / name)
+                replace_text(self._folder / name, text)
             except OSError as error:  # a full disk must not stop the stream
                 print(f"error: cannot write {name}: {error.strerror}", file=sys.stderr)
 
