@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from homelab.errors import InputError
 from homelab.host import Result
 from homelab.model import Container, Inventory, Pipeline, ServiceContext, Step
 from homelab.model.options import Duration
@@ -15,6 +14,7 @@ from homelab.model.weather_settings import Stream
 from homelab.pipeline_contract import EXIT
 from homelab.pipelines.layout import SHARED_VENV, Layout
 from homelab.pipelines.pipeline_metrics import labelled
+from homelab.pipelines.weather import require_script
 from homelab.render import render
 from homelab.steps import File, SystemdUnit
 
@@ -41,13 +41,7 @@ def stream_steps(layout: Layout, part: str, triggers: Sequence[Step]) -> Iterato
 
     Raises InputError for a copy of the weather without the script.
     """
-    folder = layout.pipeline.folder
-    if not (folder / "scripts" / _SCRIPT).exists():
-        raise InputError(
-            "Cannot deploy the stream: the copy of the weather has no script for it",
-            f"{folder} has no scripts/{_SCRIPT}.",
-            "Move the folder away, run `homelab pipeline copy weather`, and make your changes again.",
-        )
+    require_script(layout.pipeline.folder, _SCRIPT, "deploy the stream", "script for it")
     words = f"{layout.venv}/bin/python -B {layout.root}/scripts/{_SCRIPT}"
     text = render("pipelines/command.j2", layout=layout, venv=SHARED_VENV, words=words, tolerated=None)
     program = File(layout.program(_PROGRAM), text, mode=0o755)

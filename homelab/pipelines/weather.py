@@ -36,6 +36,16 @@ def weather_variables(context: ServiceContext, layout: Layout) -> Mapping[str, A
     }
 
 
+def require_script(folder: Path, name: str, action: str, part: str) -> None:
+    """Raise InputError if the weather's folder, a copy of the user, has no script `name`; `part` is its task."""
+    if not (folder / "scripts" / name).exists():
+        raise InputError(
+            f"Cannot {action}: the copy of the weather has no {part}",
+            f"{folder} has no scripts/{name}.",
+            "Move the folder away, run `homelab pipeline copy weather`, and make your changes again.",
+        )
+
+
 def broker_secret(user: str) -> str:
     """Return the name of the secret with the password of an identity at the broker."""
     return f"broker-{user}"

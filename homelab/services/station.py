@@ -9,27 +9,15 @@ from datetime import UTC, datetime
 from typing import Annotated, ClassVar
 
 from homelab.errors import InputError
-from homelab.host import Result, argv
-from homelab.model import DatabaseGrant, Endpoint, Health, Pipeline, Service, ServiceContext, Step
-from homelab.model.inventory import RAW, WEATHER
+from homelab.host import Result
+from homelab.model import DatabaseGrant, Endpoint, Health, Service, ServiceContext, Step
 from homelab.model.options import Option, SecretName
 from homelab.model.weather_settings import CITY_EXPECTED, CITY_NAME, TIMEZONE, TIMEZONE_EXPECTED, timezone_error
-from homelab.paths import bundled_path
 from homelab.render import render
-from homelab.sandbox import Sandbox
-from homelab.services.monitoring import SETTINGS
-from homelab.services.postgres_client import client_file
-from homelab.steps import Directory, File, Packages, SystemdUnit, Tree, UvInstall, Venv, WaitFor
-from homelab.steps.queries import Query, psql_with
+from homelab.services.raw_writer import RawWriter
 
-UNIT = "homelab-station.service"
-_ROLE = "station_receiver"
-_CLIENT, _ENVIRONMENT = f"{SETTINGS}/station-database.env", f"{SETTINGS}/station.env"
-_SANDBOX = Sandbox("homelab-station", ("/var/lib/homelab-station",), (_CLIENT, _ENVIRONMENT))
-_FOLDER = "/opt/homelab/station"
-_SCRIPT = "station.py"
+_WRITER = RawWriter("station", "station_receiver", "receiver")
 _SILENT = 3600  # seconds without a reading, after which it is reported; a station posts at least every few minutes
-_METRIC = r"^homelab_station_[a-z_]+ [0-9]+$"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +44,7 @@ class Station(Service):
 
     def database_grants(self) -> Sequence[DatabaseGrant]:
         """Append to the raw tables."""
-        return (DatabaseGrant(RAW[0], _ROLE, "append", RAW[1]),)
+        return _WRITER.grants
 
     def endpoints(self) -> Sequence[Endpoint]:
         """Return the endpoint for the device, which has no TLS."""
@@ -73,80 +61,39 @@ class Station(Service):
 
     def data_folders(self) -> Sequence[str]:
         """Return the folder with its spool."""
-        return _SANDBOX.writable
+        return _WRITER.sandbox.writable
 
     def units(self) -> Sequence[str]:
         """Return its unit."""
-        return (UNIT,)
+        return (_WRITER.unit,)
 
     def metric_commands(self, context: ServiceContext) -> Mapping[str, str]:
         """Return the command for its counters; it cannot write other metrics."""
-        read = _SANDBOX.read(f"{_SANDBOX.writable[0]}/metrics.prom")
-        return {"station": f"{read} | grep -E '{_METRIC}' | sort -u -k1,1"}
+        return _WRITER.metric_commands
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
-        """Return user, venv, scripts, settings and unit. Raises InputError without the weather, or its scripts."""
-        pipeline, locks = self._weather(context), bundled_path("pipelines/shared/requirements")
-        venv = Venv(f"{_FOLDER}/venv", (locks / "consumer.txt").read_bytes())
-        trees = [
-            Tree(f"{_FOLDER}/scripts", Tree.of("", pipeline.folder / "scripts", within=pipeline.folder).files),
-            Tree.of(f"{_FOLDER}/shared", bundled_path("pipelines/shared/scripts")),
-        ]
-        settings = [client_file(context, _CLIENT, RAW[0], _ROLE), self._environment(context)]
-        postgres = context.inventory.container_with("postgres")
-        text = render("station/homelab-station.service.j2", venv=venv.path, folder=_FOLDER, sandbox=_SANDBOX)
-        unit = File(f"/etc/systemd/system/{UNIT}", text)
-        return (
-            *_SANDBOX.account(),
-            Packages(["python3", "python3-venv", "ca-certificates", "postgresql-client"]),
-            UvInstall((locks / "uv.txt").read_bytes()),
-            Directory(SETTINGS),
-            Directory(_FOLDER),
-            venv,
-            *trees,
-            *settings,
-            WaitFor(
-                f"{postgres.name} accepts {_ROLE}",
-                Query(psql_with(_CLIENT), RAW[0], "select 1"),
-                postgres.name,
-                context.failed,
-                context.wait_deadline(postgres),
-            ),
-            unit,
-            SystemdUnit(UNIT, triggered_by=[venv, *trees, *settings, unit], settle=0),
-        )
+        """Return user, venv, scripts, settings and unit.
 
-    def _weather(self, context: ServiceContext) -> Pipeline:
-        """Return the weather. Raises InputError without it, without its script, or if it has the station's city."""
-        pipeline, weather = context.inventory.pipeline(WEATHER), context.inventory.weather
-        if not (pipeline.folder / "scripts" / _SCRIPT).exists():
-            raise InputError(
-                "Cannot deploy station: the copy of the weather has no receiver",
-                f"{pipeline.folder} has no scripts/{_SCRIPT}.",
-                "Move the folder away, run `homelab pipeline copy weather`, and make your changes again.",
-            )
+        Raises InputError without the weather or its script, and if it has the station's city.
+        """
+        weather = context.inventory.weather
         if weather and self.city in [each.name for each in weather.cities]:
             raise InputError(
                 f"Cannot deploy station: {self.city} is a city of the weather already",
                 "Its readings and OpenWeather's would be mixed.",
                 "Give the station's `city` another name.",
             )
-        return pipeline
-
-    def _environment(self, context: ServiceContext) -> File:
-        weather = context.inventory.weather
-        content = render(
+        settings = render(
             "station/station.env.j2",
             options=self,
             passkey=context.user_secrets([self.passkey])[self.passkey].reveal(),
             schedule=weather.schedule if weather else "",
         )
-        return File(_ENVIRONMENT, content, mode=0o600, secret=True)
+        return _WRITER.steps(context, settings, {})
 
     def health_probes(self) -> Sequence[str]:
         """Return the commands for the state of its unit, its last report, and the container's time."""
-        read = _SANDBOX.read(f"{_SANDBOX.writable[0]}/state.json")
-        return (argv("systemctl", "is-active", UNIT), read, "date +%s")
+        return _WRITER.health_probes
 
     def health(self, answers: Sequence[Result]) -> Health:
         """Return healthy if it runs, has stored its readings, and gets new ones."""
