@@ -6,12 +6,12 @@ Rows are published, consumed and committed, and compared with one raw psycopg CO
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -98,20 +98,24 @@ def through(server: pg.Server, database: str, count: int, folder: Path) -> Itera
     yield Row("memory of broker and consumer", shown, "", "", f"≤ {_MOST_MEMORY} MB", total <= _MOST_MEMORY)
 
 
-def main() -> None:
-    """Measure and print one table; the exit code is 1 if an aim is missed."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
-    with deployed() as (server, database), tempfile.TemporaryDirectory() as folder, server.role("consumer", "consumer"):
+@contextmanager
+def deployed_for_a_consumer() -> Iterator[tuple[pg.Server, str]]:
+    """Yield a server and a database with the role of a consumer."""
+    with deployed() as (server, database), server.role("consumer", "consumer"):
         with server.connect(database) as connection:
             connection.execute(raw_grants(DatabaseGrant(database, "consumer", "append", "raw")).sql.encode())
         try:
-            print_table(
-                through(server, database, count, Path(folder)),
-                lambda: f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
-            )
+            yield server, database
         finally:
             with server.connect(database) as connection:
                 connection.execute("drop owned by consumer")
+
+
+def main() -> None:
+    """Measure and print one table; the exit code is 1 if an aim is missed."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
+    with deployed_for_a_consumer() as (server, database), tempfile.TemporaryDirectory() as folder:
+        print_table(through(server, database, count, Path(folder)))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ the same raw rows, in turns: a full build, hourly builds with 1,000 new rows, an
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -16,9 +14,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from benchmarks.ingest import deployed
-from benchmarks.lake import IN_FILE, run
+from benchmarks.lake import IN_FILE, compared, run
 from benchmarks.marts import _DAYS, _NEW, Warehouse, create_warehouse
-from benchmarks.table import Row, print_table
+from benchmarks.table import Row, numbers, print_table
 from tests.integration import clickhouse_server, pg
 from tests.integration.conftest import write_profiles
 
@@ -47,18 +45,18 @@ def compare(server: pg.Server, database: str, rows: int, builds: int) -> Iterato
         engine = stack.enter_context(clickhouse_server.server())
         there = ClickHouseWarehouse(server, file.database, other.data, clickhouse=engine)
         file.insert_hours(-rows // _NEW, -1)
-        yield _row(f"full build, {rows:,} rows", there.build(), file.build())
+        yield compared(f"full build, {rows:,} rows", there.build(), file.build())
         taken: dict[str, list[float]] = {"file": [], "clickhouse": []}
         for turn in range(builds):
             file.insert_hours(turn, turn)
             taken["file"].append(file.build())
             taken["clickhouse"].append(there.build())
             print(f"{turn + 1}: {taken}", file=sys.stderr, flush=True)
-        yield _row(f"hourly build, {_NEW:,} new rows", min(taken["clickhouse"]), min(taken["file"]))
+        yield compared(f"hourly build, {_NEW:,} new rows", min(taken["clickhouse"]), min(taken["file"]))
         sql = _DAYS.format(observations="staging.stg_weather")
         in_file = json.loads(run(IN_FILE, file.environment, sql, str(file.data / "published.duckdb")))
         query = sql.replace("cast(observation_timestamp at time zone 'UTC' as date)", "toDate(observation_timestamp)")
-        yield _row("daily aggregates of all rows", min(_seconds(engine, query) for _ in range(3)), in_file["query"])
+        yield compared("daily aggregates of all rows", min(_seconds(engine, query) for _ in range(3)), in_file["query"])
 
 
 def _seconds(engine: clickhouse_server.Server, sql: str) -> float:
@@ -67,18 +65,11 @@ def _seconds(engine: clickhouse_server.Server, sql: str) -> float:
     return time.perf_counter() - started
 
 
-def _row(title: str, clickhouse: float, file: float) -> Row:
-    return Row(title, f"{clickhouse:.1f} s", f"file: {file:.1f} s", f"{clickhouse / file:.2f}", "", True)
-
-
 def main() -> None:
     """Measure and print one table."""
-    rows, builds = (int(word) for word in [*sys.argv[1:], *map(str, (_ROWS, _BUILDS)[len(sys.argv) - 1 :])][:2])
+    rows, builds = numbers(_ROWS, _BUILDS)
     with deployed() as (server, database):
-        print_table(
-            compare(server, database, rows, builds),
-            lambda: f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
-        )
+        print_table(compare(server, database, rows, builds))
 
 
 if __name__ == "__main__":

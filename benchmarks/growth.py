@@ -6,8 +6,6 @@ fresh copy of the same rows. Builds are forks of one process that has imported d
 
 from __future__ import annotations
 
-import os
-import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.ingest import deployed
 from benchmarks.marts import Warehouse, create_warehouse
-from benchmarks.table import Row, print_table
+from benchmarks.table import Row, numbers, print_table
 from tests.integration import pg
 from tests.scripts import ROOT, SCRIPTS
 
@@ -180,12 +178,9 @@ def growth(server: pg.Server, database: str, builds: int, cities: int) -> Iterat
 
 def main() -> None:
     """Measure and print one table; the exit code is 1 if an aim is missed."""
-    builds, cities = (int(word) for word in [*sys.argv[1:], *map(str, (_BUILDS, _CITIES)[len(sys.argv) - 1 :])][:2])
+    builds, cities = numbers(_BUILDS, _CITIES)
     with deployed() as (server, database):
-        print_table(
-            growth(server, database, builds, cities),
-            lambda: f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
-        )
+        print_table(growth(server, database, builds, cities))
 
 
 if __name__ == "__main__":

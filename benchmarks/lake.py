@@ -8,8 +8,6 @@ build. The growth is that of the objects and of the rows of the catalog, over th
 from __future__ import annotations
 
 import json
-import os
-import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,7 +18,7 @@ from psycopg.sql import SQL, Identifier
 
 from benchmarks.ingest import deployed
 from benchmarks.marts import _DAYS, _NEW, _PYTHON, Warehouse, create_warehouse
-from benchmarks.table import Row, print_table
+from benchmarks.table import Row, numbers, print_table
 from homelab.model import DatabaseGrant
 from homelab.services.database_grants import schema_of
 from tests.integration import pg, seaweed
@@ -113,7 +111,7 @@ def compare(server: pg.Server, database: str, rows: int, builds: int) -> Iterato
         lake = lake_of(stack, server, database, file)
         file.insert_hours(-rows // _NEW, -1)
         full = {"file": file.build(), "lake": lake.build()}
-        yield _row(f"full build, {rows:,} rows", full["lake"], full["file"])
+        yield compared(f"full build, {rows:,} rows", full["lake"], full["file"])
         objects, catalog = lake.objects(), lake.catalog_rows()
         taken: dict[str, list[float]] = {"file": [], "lake": []}
         for turn in range(builds):
@@ -121,11 +119,11 @@ def compare(server: pg.Server, database: str, rows: int, builds: int) -> Iterato
             taken["file"].append(file.build())
             taken["lake"].append(lake.build())
             print(f"{turn + 1}: {lake.objects()}, {lake.catalog_rows()}", file=sys.stderr, flush=True)
-        yield _row(f"hourly build, {_NEW:,} new rows", min(taken["lake"]), min(taken["file"]))
+        yield compared(f"hourly build, {_NEW:,} new rows", min(taken["lake"]), min(taken["file"]))
         sql = _DAYS.format(observations="staging.stg_weather")
         in_lake = json.loads(run(_IN_LAKE, lake.environment, sql))
         in_file = json.loads(run(IN_FILE, file.environment, sql, str(file.data / "published.duckdb")))
-        yield _row("daily aggregates of all rows", in_lake["query"], in_file["query"])
+        yield compared("daily aggregates of all rows", in_lake["query"], in_file["query"])
         yield Row("maintenance after a build", f"{in_lake['maintenance']:.1f} s", "", "", "", True)
         now, then = lake.objects(), (objects, catalog)
         grown = f"{then[0][0]} files, {then[0][1] / 1e6:.0f} MB, {then[1]:,} rows"
@@ -139,18 +137,16 @@ def compare(server: pg.Server, database: str, rows: int, builds: int) -> Iterato
         )
 
 
-def _row(title: str, lake: float, file: float) -> Row:
-    return Row(title, f"{lake:.1f} s", f"file: {file:.1f} s", f"{lake / file:.2f}", "", True)
+def compared(title: str, ours: float, file: float) -> Row:
+    """Return the row of two times in seconds: ours, and that of a file."""
+    return Row(title, f"{ours:.1f} s", f"file: {file:.1f} s", f"{ours / file:.2f}", "", True)
 
 
 def main() -> None:
     """Measure and print one table."""
-    rows, builds = (int(word) for word in [*sys.argv[1:], *map(str, (_ROWS, _BUILDS)[len(sys.argv) - 1 :])][:2])
+    rows, builds = numbers(_ROWS, _BUILDS)
     with deployed() as (server, database):
-        print_table(
-            compare(server, database, rows, builds),
-            lambda: f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
-        )
+        print_table(compare(server, database, rows, builds))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -271,10 +270,7 @@ def main() -> None:
     """Measure and print one table; the exit code is 1 if an aim is missed."""
     sizes = [int(word) for word in sys.argv[1:]] or list(_SIZES)
     with deployed() as (server, database):
-        print_table(
-            chain(hourly_run(server, database), builds(server, sizes)),
-            lambda: f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
-        )
+        print_table(chain(hourly_run(server, database), builds(server, sizes)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,11 +21,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from benchmarks.broker import consumer
-from benchmarks.ingest import deployed
+from benchmarks.broker import consumer, deployed_for_a_consumer
 from benchmarks.table import Row, print_table
-from homelab.model import DatabaseGrant
-from homelab.services.raw_schema import raw_grants
 from tests.integration import pg
 from tests.integration.nats_server import nats_server
 from tests.scripts import SCRIPTS
@@ -183,17 +179,8 @@ def both_ways(server: pg.Server, database: str, seconds: float, folder: Path) ->
 def main() -> None:
     """Measure and print one table; the exit code is 1 if an aim is missed."""
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60
-    with deployed() as (server, database), tempfile.TemporaryDirectory() as folder, server.role("consumer", "consumer"):
-        with server.connect(database) as connection:
-            connection.execute(raw_grants(DatabaseGrant(database, "consumer", "append", "raw")).sql.encode())
-        try:
-            print_table(
-                both_ways(server, database, seconds, Path(folder)),
-                lambda: f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
-            )
-        finally:
-            with server.connect(database) as connection:
-                connection.execute("drop owned by consumer")
+    with deployed_for_a_consumer() as (server, database), tempfile.TemporaryDirectory() as folder:
+        print_table(both_ways(server, database, seconds, Path(folder)))
 
 
 if __name__ == "__main__":

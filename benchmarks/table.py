@@ -1,7 +1,9 @@
-"""The table of a benchmark's results."""
+"""The numbers on the command line of a benchmark, and the table of its results."""
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,7 +22,18 @@ class Row:
     met: bool
 
 
-def print_table(rows: Iterable[Row], stamp: Callable[[], str]) -> NoReturn:
+def numbers(*defaults: int) -> list[int]:
+    """Return the numbers on the command line; a default for each that is missing."""
+    given = [int(word) for word in sys.argv[1:]]
+    return [*given, *defaults[len(given) :]][: len(defaults)]
+
+
+def machine() -> str:
+    """Return Python's version, and the load of this machine."""
+    return f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores."
+
+
+def print_table(rows: Iterable[Row], stamp: Callable[[], str] = machine) -> NoReturn:
     """Print each row when it is measured, then the table and the `stamp` of the run; exit 1 if an aim is missed."""
     found = []
     for row in rows:

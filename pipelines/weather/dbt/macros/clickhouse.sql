@@ -55,17 +55,7 @@ max({{ time }}) over (
 {% macro clickhouse__newest(value, time) -%} argMax({{ value }}, {{ time }}) {%- endmacro %}
 
 {# An ASOF join needs an equality, and a time that is not null. #}
-{% macro clickhouse__nearest_scheduled_time(observations, columns) -%}
-    select
-        observed.city,
-        {% for column in columns %}
-        observed.{{ column }},
-        {% endfor %}
-        case
-            when {{ seconds_between('observed.at', 'times.next_scheduled_at') }}
-                <= {{ seconds_between('times.at', 'observed.at') }} then times.next_scheduled_at
-            else times.scheduled_at
-        end as scheduled_at
+{% macro clickhouse__observed_and_times(observations) -%}
     from (select *, 1 as one, assumeNotNull(observation_timestamp) as at from {{ observations }}) as observed
     asof inner join (
         select *, 1 as one, assumeNotNull(scheduled_at) as at from {{ ref('scheduled_times').include(database=false) }}

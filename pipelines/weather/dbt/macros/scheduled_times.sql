@@ -1,18 +1,21 @@
 {# Assign each observation to the nearest scheduled time; a tie to the later one. #}
 {% macro nearest_scheduled_time(observations, columns=[]) -%}
-    {{ return(adapter.dispatch('nearest_scheduled_time')(observations, columns)) }}
-{%- endmacro %}
-{% macro duckdb__nearest_scheduled_time(observations, columns) -%}
     select
         observed.city,
         {% for column in columns %}
         observed.{{ column }},
         {% endfor %}
         case
-            when epoch(times.next_scheduled_at) - epoch(observed.observation_timestamp)
-                <= epoch(observed.observation_timestamp) - epoch(times.scheduled_at) then times.next_scheduled_at
+            when {{ seconds_between('observed.observation_timestamp', 'times.next_scheduled_at') }}
+                <= {{ seconds_between('times.scheduled_at', 'observed.observation_timestamp') }} then times.next_scheduled_at
             else times.scheduled_at
         end as scheduled_at
+    {{ observed_and_times(observations) }}
+{%- endmacro %}
+
+{# The `from` clause: each observation as `observed` with the last of the `times` that is not after it. #}
+{% macro observed_and_times(observations) -%} {{ return(adapter.dispatch('observed_and_times')(observations)) }} {%- endmacro %}
+{% macro duckdb__observed_and_times(observations) -%}
     from {{ observations }} as observed
     asof inner join {{ ref('scheduled_times').include(database=false) }} as times
         on observed.observation_timestamp >= times.scheduled_at

@@ -57,17 +57,7 @@ max_by({{ value }}, case when {{ value }} is not null then {{ time }} end)
 {%- endmacro %}
 
 {# The times are joined by their ranges: fakesnow has no ASOF join with MATCH_CONDITION. #}
-{% macro snowflake__nearest_scheduled_time(observations, columns) -%}
-    select
-        observed.city,
-        {% for column in columns %}
-        observed.{{ column }},
-        {% endfor %}
-        case
-            when {{ seconds_between('observed.observation_timestamp', 'times.next_scheduled_at') }}
-                <= {{ seconds_between('times.scheduled_at', 'observed.observation_timestamp') }} then times.next_scheduled_at
-            else times.scheduled_at
-        end as scheduled_at
+{% macro snowflake__observed_and_times(observations) -%}
     from {{ observations }} as observed
     inner join {{ ref('scheduled_times').include(database=false) }} as times
         on observed.observation_timestamp >= times.scheduled_at
