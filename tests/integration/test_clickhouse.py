@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,17 +26,6 @@ pytestmark = [
 AS_OF = ("--as-of", "2013-06-01T00:00:00+00:00")
 
 
-@dataclass
-class ClickHouseStack(Stack):
-    """The weather with `target: clickhouse`."""
-
-    variables: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {**super().environment, **dict(self.variables)}
-
-
 @pytest.fixture
 def server() -> Iterator[clickhouse_server.Server]:
     with clickhouse_server.server() as running:
@@ -44,14 +33,13 @@ def server() -> Iterator[clickhouse_server.Server]:
 
 
 @pytest.fixture
-def clickhouse(stack: Stack, server: clickhouse_server.Server, extensions: Path, tmp_path: Path) -> ClickHouseStack:
+def clickhouse(stack: Stack, server: clickhouse_server.Server, extensions: Path, tmp_path: Path) -> Stack:
     """The same raw rows as `stack`, another folder of data, and ClickHouse."""
     data = tmp_path / "clickhouse"
     data.mkdir()
     write_profiles(data, extensions, "1GB", clickhouse=True)
-    base = {name: getattr(stack, name) for name in ("server", "python", "database", "base_url")}
     stack.timeout = 300  # a build has up to three runs of dbt, also on a busy machine
-    return ClickHouseStack(data=data, timeout=stack.timeout, variables=tuple(server.variables.items()), **base)
+    return replace(stack, data=data, variables=server.variables)
 
 
 def compare(stack: Stack, clickhouse: Stack, *words: str) -> dict[str, int]:
@@ -70,7 +58,7 @@ def exclude_a_day(stack: Stack) -> None:
 
 
 def test_builds_have_the_same_rows_as_those_of_the_file_also_after_moves(
-    stack: Stack, clickhouse: ClickHouseStack, server: clickhouse_server.Server
+    stack: Stack, clickhouse: Stack, server: clickhouse_server.Server
 ) -> None:
     samples = all_samples()
     insert(stack, samples[:3000])
@@ -98,7 +86,7 @@ def test_builds_have_the_same_rows_as_those_of_the_file_also_after_moves(
     assert not any(each.build(*AS_OF)["full_refresh"] for each in (stack, clickhouse))
     assert compare(stack, clickhouse)["landing_weather"] == 5600
     # Without access to ClickHouse, builds continue in the file, which has all rows.
-    in_file = Stack(**{each.name: getattr(clickhouse, each.name) for each in fields(Stack)})
+    in_file = replace(clickhouse, variables={})
     insert(stack, samples[5500:5600])
     assert not in_file.build(*AS_OF)["full_refresh"]
     assert in_file.query("select count(*) as rows from landing.landing_weather") == [{"rows": 5700}]
@@ -111,7 +99,7 @@ def check_readers(server: clickhouse_server.Server, rows: dict[str, int]) -> Non
         assert int(server.query(count.format(name))) == rows[name], name
 
 
-def check_moves(stack: Stack, clickhouse: ClickHouseStack, server: clickhouse_server.Server) -> None:
+def check_moves(stack: Stack, clickhouse: Stack, server: clickhouse_server.Server) -> None:
     """Move the history to the file and back; with a row that differs, it stays."""
     move = ("move_target.py", "--data", str(clickhouse.data), "--to")
     assert "no clickhouse" in stack.script(*move, "clickhouse", expect=EXIT.bad_input).stderr
@@ -178,7 +166,7 @@ print(statements[1].split()[0], max(map(len, statements)))
 
 
 def test_login_certificate_and_outage_are_one_error_each(
-    stack: Stack, clickhouse: ClickHouseStack, server: clickhouse_server.Server
+    stack: Stack, clickhouse: Stack, server: clickhouse_server.Server
 ) -> None:
     insert(stack, all_samples()[:10])
     wrong = {"CLICKHOUSE_PASSWORD": "other"}, {"CLICKHOUSE_CA_FILE": str(server.folder / "other-ca.pem")}

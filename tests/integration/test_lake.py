@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,6 @@ pytestmark = [
 ]
 
 
-@dataclass
-class LakeStack(Stack):
-    """The weather with `target: lake`."""
-
-    variables: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {**super().environment, **dict(self.variables)}
-
-
 @pytest.fixture(scope="module")
 def storage() -> Iterator[seaweed.Storage]:
     with seaweed.storage() as running:
@@ -47,7 +36,7 @@ def storage() -> Iterator[seaweed.Storage]:
 
 
 @pytest.fixture
-def lake(stack: Stack, storage: seaweed.Storage, extensions: Path, tmp_path: Path) -> Iterator[LakeStack]:
+def lake(stack: Stack, storage: seaweed.Storage, extensions: Path, tmp_path: Path) -> Iterator[Stack]:
     """The same raw rows as `stack`, another folder of data, and a lake."""
     data = tmp_path / "lake"
     data.mkdir()
@@ -62,15 +51,14 @@ def lake(stack: Stack, storage: seaweed.Storage, extensions: Path, tmp_path: Pat
             "DUCKDB_EXTENSIONS": str(extensions),
             "LAKE_RETENTION_SECONDS": "86400",
         }
-        base = {name: getattr(stack, name) for name in ("server", "python", "database", "base_url", "timeout")}
-        yield LakeStack(data=data, variables=tuple(variables.items()), **base)
+        yield replace(stack, data=data, variables=variables)
 
 
 AS_OF = ("--as-of", "2013-06-01T00:00:00+00:00")
 DAYS = "select sum(observations)::bigint as observations from weather_daily"
 
 
-def compare(stack: Stack, lake: LakeStack, *words: str) -> dict[str, int]:
+def compare(stack: Stack, lake: Stack, *words: str) -> dict[str, int]:
     """Compare all rows of both published files, or of `marts`; return the number of rows of each table."""
     program = Path(__file__).with_name("compare_published.py").read_text()
     output = stack.script_of(
@@ -80,19 +68,19 @@ def compare(stack: Stack, lake: LakeStack, *words: str) -> dict[str, int]:
     return counts
 
 
-def give_profiles(lake: LakeStack, stack: Stack) -> None:
+def give_profiles(lake: Stack, stack: Stack) -> None:
     """Give a file's pipeline the profiles of one with `target: lake`."""
     text = (lake.data / "profiles.yml").read_text()
     (stack.data / "profiles.yml").write_text(text.replace(str(lake.data), str(stack.data)))
 
 
-def query_at(lake: LakeStack, time: datetime, sql: str, expect: int = 0) -> Any:
+def query_at(lake: Stack, time: datetime, sql: str, expect: int = 0) -> Any:
     """Return the rows of a query of the lake at a time, or the error."""
     done = lake.script("query.py", "--at", time.isoformat(), sql, expect=expect)
     return done.stderr if expect else json.loads(done.stdout)
 
 
-def in_lake(lake: LakeStack, statement: str, retention: int = 86400) -> Any:
+def in_lake(lake: Stack, statement: str, retention: int = 86400) -> Any:
     """Return the value of a Python expression with the open lake as `lake`, and a connection."""
     text = (
         "import json, sys; from lake import Lake; lake = Lake.from_environment()\n"
@@ -110,7 +98,7 @@ def in_lake(lake: LakeStack, statement: str, retention: int = 86400) -> Any:
     return json.loads(done.stdout)
 
 
-def snapshots(lake: LakeStack) -> int:
+def snapshots(lake: Stack) -> int:
     """Return the number of snapshots."""
     found: int = in_lake(
         lake, "connection.execute(\"select count(*) from ducklake_snapshots('warehouse')\").fetchall()"
@@ -118,7 +106,7 @@ def snapshots(lake: LakeStack) -> int:
     return found
 
 
-def test_builds_have_the_same_rows_as_those_of_the_file(stack: Stack, lake: LakeStack) -> None:
+def test_builds_have_the_same_rows_as_those_of_the_file(stack: Stack, lake: Stack) -> None:
     samples = all_samples()
     insert(stack, samples[:3000])
     for each in (stack, lake):
@@ -143,7 +131,7 @@ def test_builds_have_the_same_rows_as_those_of_the_file(stack: Stack, lake: Lake
     assert lake.environment["S3_SECRET_ACCESS_KEY"] not in logged
 
 
-def test_query_at_a_time_reads_an_earlier_build_and_never_half_of_one(stack: Stack, lake: LakeStack) -> None:
+def test_query_at_a_time_reads_an_earlier_build_and_never_half_of_one(stack: Stack, lake: Stack) -> None:
     samples = all_samples()
     insert(stack, samples[:2000])
     before = datetime.now(UTC)
@@ -183,7 +171,7 @@ def test_query_at_a_time_reads_an_earlier_build_and_never_half_of_one(stack: Sta
         assert query_at(lake, now, refused, expect=EXIT.failed).startswith("error: ")
 
 
-def test_maintenance_expires_builds_and_deletes_their_files(stack: Stack, lake: LakeStack) -> None:
+def test_maintenance_expires_builds_and_deletes_their_files(stack: Stack, lake: Stack) -> None:
     samples = all_samples()
     times = []
     for number in range(3):
@@ -213,7 +201,7 @@ def test_maintenance_expires_builds_and_deletes_their_files(stack: Stack, lake: 
 
 
 def test_outage_of_the_storage_fails_builds_and_keeps_the_published_file(
-    stack: Stack, lake: LakeStack, storage: seaweed.Storage
+    stack: Stack, lake: Stack, storage: seaweed.Storage
 ) -> None:
     samples = all_samples()
     insert(stack, samples[:2000])
@@ -234,7 +222,7 @@ def test_outage_of_the_storage_fails_builds_and_keeps_the_published_file(
     assert compare(stack, lake, "marts")["weather_hourly"] > 3000
 
 
-def test_outage_during_a_build_is_one_error(stack: Stack, lake: LakeStack, storage: seaweed.Storage) -> None:
+def test_outage_during_a_build_is_one_error(stack: Stack, lake: Stack, storage: seaweed.Storage) -> None:
     samples = all_samples()
     insert(stack, samples[:2000])
     lake.build(*AS_OF)
@@ -264,7 +252,7 @@ def test_outage_during_a_build_is_one_error(stack: Stack, lake: LakeStack, stora
     assert compare(stack, lake, "marts")["weather_hourly"] > 3000
 
 
-def test_history_moves_to_the_lake_and_back(stack: Stack, lake: LakeStack) -> None:
+def test_history_moves_to_the_lake_and_back(stack: Stack, lake: Stack) -> None:
     samples = all_samples()
     insert(stack, samples[:2000])
     give_profiles(lake, stack)
@@ -299,7 +287,7 @@ def test_history_moves_to_the_lake_and_back(stack: Stack, lake: LakeStack) -> No
     assert compare(stack, stack)["landing_weather"] == 3500
 
 
-def test_move_switches_nothing_if_a_row_differs(stack: Stack, lake: LakeStack) -> None:
+def test_move_switches_nothing_if_a_row_differs(stack: Stack, lake: Stack) -> None:
     insert(stack, all_samples()[:500])
     give_profiles(lake, stack)
     stack.build(*AS_OF)
@@ -324,7 +312,7 @@ def test_move_switches_nothing_if_a_row_differs(stack: Stack, lake: LakeStack) -
     assert not (moved.data / "history_in").exists()
 
 
-def test_restore_gives_all_tables_the_published_rows(stack: Stack, lake: LakeStack) -> None:
+def test_restore_gives_all_tables_the_published_rows(stack: Stack, lake: Stack) -> None:
     insert(stack, all_samples()[:500])
     lake.build(*AS_OF)
     rows = query_at(lake, datetime.now(UTC), DAYS)

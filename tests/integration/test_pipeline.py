@@ -10,9 +10,9 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class Stack:
     database: str
     base_url: str
     timeout: float = 120  # seconds for one script
+    variables: Mapping[str, str] = field(default_factory=dict)  # of another target than the file
 
     def script(
         self, name: str, *options: str, expect: int | None = 0, **environment: str
@@ -74,6 +75,7 @@ class Stack:
             "WEATHER_DATA": str(self.data),
             "OPENWEATHER_BASE_URL": self.base_url,
             "OPENWEATHER_API_KEY": KEY,
+            **self.variables,
         }
 
     def kill_build(self, after: float, *options: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from homelab.services.raw_schema import archive_policy
 from tests.integration import seaweed
 from tests.integration.test_archive import month_ago
-from tests.integration.test_lake import AS_OF, LakeStack, query_at
+from tests.integration.test_lake import AS_OF, query_at
 from tests.integration.test_lake import lake as lake
 from tests.integration.test_lake import storage as storage
 from tests.integration.test_marts import all_samples, insert
@@ -47,7 +47,7 @@ def raw(stack: Stack) -> list[Any]:
         return connection.execute(RAW).fetchall()
 
 
-def copied(lake: LakeStack) -> list[Any]:
+def copied(lake: Stack) -> list[Any]:
     """Return the rows of the copy, as a reader of the last build sees them."""
     rows = query_at(lake, datetime.now(UTC), COPY)
     found = [(*list(row.values())[:-1], json.loads(row["data"])) for row in rows]
@@ -64,7 +64,7 @@ source = raw_source.read_source(None, {{}})
 """
 
 
-def run(lake: LakeStack, text: str, copying: bool = False) -> str:
+def run(lake: Stack, text: str, copying: bool = False) -> str:
     """Run a Python text with the lake as `lake`, or with the warehouse and the source of a build; return its output."""
     folder = str(Path(script("dbt_build.py")).parent)
     start = COPY_NOW.format(folder=folder, data=str(lake.data)) if copying else ""
@@ -81,7 +81,7 @@ def run(lake: LakeStack, text: str, copying: bool = False) -> str:
     return done.stdout
 
 
-def copy_now(lake: LakeStack) -> list[Any]:
+def copy_now(lake: Stack) -> list[Any]:
     """Copy the raw rows as a build does, without dbt; return the rows of the copy."""
     lake.data.joinpath("history_in").write_text("lake\n")
     text = "with private.connect() as connection: dbt_build.raw_copy.copy_raw(connection, source)\n"
@@ -114,7 +114,7 @@ def insert_at(stack: Stack, month: datetime, first: int, rows: int) -> None:
         )
 
 
-def files(lake: LakeStack) -> list[str]:
+def files(lake: Stack) -> list[str]:
     """Return the current files of the copy: their folders."""
     with lake.server.connect("lake") as connection:
         found = connection.execute(
@@ -124,7 +124,7 @@ def files(lake: LakeStack) -> list[str]:
     return [str(path).partition("/")[0] for (path,) in found]
 
 
-def test_each_build_adds_the_raw_rows_and_merges_the_files_of_a_day(stack: Stack, lake: LakeStack) -> None:
+def test_each_build_adds_the_raw_rows_and_merges_the_files_of_a_day(stack: Stack, lake: Stack) -> None:
     insert_at(stack, month_ago(1), 0, 300)
     insert(stack, all_samples()[300:400])
     assert lake.build(*AS_OF)["raw_rows_copied"] == 400
@@ -145,7 +145,7 @@ def test_each_build_adds_the_raw_rows_and_merges_the_files_of_a_day(stack: Stack
     assert lake.query("select count(*) as n from duckdb_tables() where schema_name = 'raw_copy'") == [{"n": 0}]
 
 
-def test_rows_that_postgresql_lost_or_got_back_are_those_of_the_copy(stack: Stack, lake: LakeStack) -> None:
+def test_rows_that_postgresql_lost_or_got_back_are_those_of_the_copy(stack: Stack, lake: Stack) -> None:
     insert_at(stack, month_ago(1), 0, 100)
     insert(stack, all_samples()[100:200])
     assert copy_now(lake) == raw(stack)
@@ -163,7 +163,7 @@ def test_rows_that_postgresql_lost_or_got_back_are_those_of_the_copy(stack: Stac
     assert len(raw(stack)) < len(everything)
 
 
-def test_archived_months_are_copied_from_their_files(stack: Stack, lake: LakeStack) -> None:
+def test_archived_months_are_copied_from_their_files(stack: Stack, lake: Stack) -> None:
     insert_at(stack, month_ago(3), 0, 60)
     insert(stack, all_samples()[60:90])
     everything = raw(stack)
@@ -181,7 +181,7 @@ def test_archived_months_are_copied_from_their_files(stack: Stack, lake: LakeSta
 
 
 def test_outage_of_the_storage_while_the_rows_are_copied_is_caught_up(
-    stack: Stack, lake: LakeStack, storage: seaweed.Storage
+    stack: Stack, lake: Stack, storage: seaweed.Storage
 ) -> None:
     insert(stack, all_samples()[:100])
     copy_now(lake)
@@ -245,7 +245,7 @@ print(kills)
 """
 
 
-def test_killed_anywhere_no_raw_row_is_missing_and_none_is_there_twice(stack: Stack, lake: LakeStack) -> None:
+def test_killed_anywhere_no_raw_row_is_missing_and_none_is_there_twice(stack: Stack, lake: Stack) -> None:
     insert_at(stack, month_ago(1), 0, 50)
     insert(stack, all_samples()[50:100])
     lake.data.joinpath("history_in").write_text("lake\n")
