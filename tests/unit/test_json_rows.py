@@ -55,7 +55,7 @@ def test_value_that_python_cannot_read(
         def execute(self, *_: object, **__: Any) -> NoReturn:
             raise error
 
-    monkeypatch.setattr(psycopg, "connect", lambda _: Connection())
+    monkeypatch.setattr(psycopg, "connect", lambda **_: Connection())
     monkeypatch.setattr("sys.argv", ["query_now.py", "select '1e5000'::jsonb"])
     assert query_now.main() == EXIT.bad_input
     assert capsys.readouterr().err == f"error: Cannot read a value: {error}. Cast it to text.\n"
