@@ -30,7 +30,7 @@ sys.path.insert(0, sys.argv[1])
 import dbt_build
 import dbt_runner
 from dbt.cli.main import dbtRunner
-
+{preparation}
 def in_fork(work):
     child = os.fork()
     if not child:
@@ -43,7 +43,7 @@ def run(command, env, **_):
     return in_fork(lambda: 0 if dbtRunner(manifest=manifest).invoke(models).success else 1)
 
 data = sys.argv[2]
-os.environ.update({"DBT_TARGET_PATH": f"{data}/target", "DBT_LOG_PATH": f"{data}/logs"})
+os.environ.update(DBT_TARGET_PATH=data + "/target", DBT_LOG_PATH=data + "/logs")
 project = str(dbt_build.ROOT / "dbt")
 parsed = dbtRunner().invoke(["--quiet", "parse", "--project-dir", project, "--profiles-dir", data])
 manifest = parsed.result
@@ -64,7 +64,7 @@ with duckdb.connect() as connection:
 print(os.path.getsize(source), os.path.getsize(copy))
 os.unlink(copy)
 """
-_HOUR = """
+HOUR = """
 with hour as (select %(now)s::timestamptz as at), new as (
     select 'City ' || city as city, hour.at as ingested_at, 0 as revision, jsonb_build_object(
         'dt', extract(epoch from hour.at)::bigint - city %% 300, 'id', city, 'name', 'City ' || city,
@@ -117,11 +117,11 @@ def _bytes_in(folder: Path) -> int:
 
 
 @contextmanager
-def builder(warehouse: Warehouse) -> Iterator[subprocess.Popen[str]]:
-    """Start the process that builds."""
+def builder(warehouse: Warehouse, preparation: str = "", **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """Start the process that builds, after it has run some lines of Python."""
     process = subprocess.Popen(
-        [_PYTHON, "-c", _BUILDER, str(SCRIPTS), str(warehouse.data)],
-        env=warehouse.environment,
+        [_PYTHON, "-c", _BUILDER.format(preparation=preparation), str(SCRIPTS), str(warehouse.data)],
+        env=warehouse.environment | variables,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=(warehouse.data / "builder.log").open("w"),
@@ -155,7 +155,7 @@ def growth(server: pg.Server, database: str, builds: int, cities: int) -> Iterat
         process = stack.enter_context(builder(warehouse))
         for number in range(builds):
             now = begin + timedelta(hours=number)
-            connection.execute(_HOUR.encode(), {"now": now, "cities": cities})
+            connection.execute(HOUR.encode(), {"now": now, "cities": cities})
             connection.execute("insert into raw.ingestion_starts values (gen_random_uuid(), %s)", (now,))
             build(process, warehouse, now + timedelta(minutes=1))
             if (number + 1) % max(builds // _CHECKS, 1) == 0:

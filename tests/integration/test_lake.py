@@ -200,6 +200,22 @@ def test_maintenance_expires_builds_and_deletes_their_files(stack: Stack, lake: 
     assert lake.build(*AS_OF)["status"] == "success"
 
 
+def test_maintenance_merges_small_files_and_leaves_large_ones(lake: Stack) -> None:
+    files = "connection.execute(\"select data_file from ducklake_list_files('warehouse', 'numbers')\").fetchall()"
+    insert = "insert into numbers select random() from range({});"
+    begin = "create table numbers (number double);"
+    in_lake(lake, f'connection.execute("{begin}{insert.format(2_000_000)}").fetchall()')
+    large = in_lake(lake, files)
+    for _ in range(2):
+        for _ in range(2):
+            in_lake(lake, f'connection.execute("{insert.format(1000)}").fetchall()')
+        in_lake(lake, "lake.maintain()")
+        found = in_lake(lake, files)
+        assert len(found) == 2
+        assert large[0] in found
+    assert in_lake(lake, 'connection.execute("select count(*) from numbers").fetchall()') == [[2_004_000]]
+
+
 def test_outage_of_the_storage_fails_builds_and_keeps_the_published_file(
     stack: Stack, lake: Stack, storage: seaweed.Storage
 ) -> None:

@@ -26,6 +26,8 @@ _EXTENSIONS = ("postgres_scanner", "ducklake")
 _DELETED_AFTER = timedelta(hours=1)  # a file that no snapshot needs; longer than any query may last
 _ORPHANED_AFTER = timedelta(days=2)  # a file of a build that was killed; longer than any build may last
 _OTHER_FOLDER = re.compile(r'DATA_PATH parameter .* does not match existing data path in the catalog "(.*?)"')
+# Merging writes both files again: each build would write a table's whole file, as long as it has less than 512 MB.
+_SMALL = 8 << 20  # bytes of a file that is merged with others
 _SNAPSHOTS = f"from ducklake_snapshots('{CATALOG}')"
 
 
@@ -147,7 +149,7 @@ class Lake:
             expired = [version for (version,) in found if version < newest and version not in kept]
             if expired:
                 connection.execute(f"call ducklake_expire_snapshots('{CATALOG}', versions => {expired})")
-            connection.execute(f"call ducklake_merge_adjacent_files('{CATALOG}')")
+            connection.execute(f"call ducklake_merge_adjacent_files('{CATALOG}', max_file_size => {_SMALL})")
             connection.execute(f"call ducklake_rewrite_data_files('{CATALOG}', delete_threshold => 0.5)")
             for function, age in (
                 ("ducklake_cleanup_old_files", _DELETED_AFTER),
