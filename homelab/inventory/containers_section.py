@@ -143,13 +143,13 @@ class Reader:
     registry: Registry
     alerts: bool = False  # the inventory has receivers of alerts
     _taken: dict[tuple[str, object], str] = field(default_factory=dict)
-    _services: set[str] = field(default_factory=set)
+    declared: set[str] = field(default_factory=set)  # services, also those with a problem
 
     def read(self, sections: Mapping[str, Section]) -> list[Container]:
         """Return the containers; those without a valid address are left out."""
         if self.network is not None:
             self._taken["ip", self.network.gateway] = "the gateway"
-        self._services.update(name_without_instance(key) for each in sections.values() for key in _service_names(each))
+        self.declared.update(name_without_instance(key) for each in sections.values() for key in _service_names(each))
         found = [self._container(name, section) for name, section in sections.items()]
         for section in sections.values():
             self._check_requirements(section)
@@ -228,7 +228,7 @@ class Reader:
         for key in _service_names(section):
             kind = self.registry.find(key)
             for required in kind.requires if kind else ():
-                if required not in self._services:
+                if required not in self.declared:
                     section.problem(f"needs the service `{required}`, which no container has", "services", key)
 
     def _start_order(self, section: Section) -> int | None:
@@ -236,7 +236,7 @@ class Reader:
         orders = []
         for key in _service_names(section):
             try:
-                orders.append(self.registry.start_order(key, self._services))
+                orders.append(self.registry.start_order(key, self.declared))
             except ServiceError as error:
                 section.problem(str(error), "services", key)
         return max(orders, default=None)
