@@ -50,7 +50,7 @@ class SecretStore(Protocol):
         """
 
     def preview(self) -> SecretStore:
-        """Return a store for a preview of changes, which saves no new certificate of the CA."""
+        """Return a store for a preview of changes, which saves no new secret, key or certificate."""
 
     def known_authority(self) -> Authority | None:
         """Return the lab's CA, or None if there is none yet. Raises InputError if it is damaged."""

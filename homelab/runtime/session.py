@@ -37,6 +37,10 @@ class Session:
         """Return this session on another form of its inventory, such as one with all vmids resolved."""
         return replace(self, inventory=inventory)
 
+    def preview(self) -> Session:
+        """Return this session for a preview of changes: it saves no new secret, key, certificate or host key."""
+        return replace(self, secrets=self.secrets.preview(), known_hosts=self.known_hosts.preview())
+
     def require_intact_state(self) -> None:
         """Raise InputError if a file of the state folder is damaged, before work that needs all of them."""
         self.secrets.names()
@@ -59,11 +63,11 @@ class Session:
 
     def _unknown_key(self, container: Container, error: LoginRefused) -> LoginRefused:
         path = self.secrets.key_path("operator")
-        made = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+        made = f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}" if path.exists() else "this moment"
         return LoginRefused(
             error.brief,
-            f"{container.address} does not accept the key {path}, which was made at {made:%Y-%m-%d %H:%M}. Another key "
-            "has created the container.",
+            f"{container.address} does not accept the key {path}, which was made at {made}. Another key has created "
+            "the container.",
             f"If you have a copy of {path.parent} from before, copy it back. If not, on node "
             f"{container.node or 'of the container'}, as root:\n"
             f"  echo '{self.secrets.key_pair('operator')[1].strip()}' | "
