@@ -27,6 +27,9 @@ class ExitStatus:
 
 
 EXIT = ExitStatus(**_CONTRACT["exit_status"])
+# ClickHouse's databases: `landed` raw rows; `built` models, named as the schemas of the file; `published`: the marts of
+# the last tested build.
+CLICKHOUSE_DATABASES = _CONTRACT["clickhouse_databases"]
 
 
 class Parser(ArgumentParser):
