@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from homelab.certificates import Authority, Names
 
 # Names of the secrets that homelab generates.
-_OWN_SECRETS = re.compile(r"(postgres|broker|airflow|grafana|gateway|redis|superset|metabase|s3|kubernetes)-|stamps$")
+_OWN_SECRETS = re.compile(
+    r"(postgres|clickhouse|broker|airflow|grafana|gateway|redis|superset|metabase|s3|kubernetes)-|stamps$"
+)
 
 
 class SecretStore(Protocol):

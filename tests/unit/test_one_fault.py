@@ -12,6 +12,7 @@ import pytest
 from homelab.commands.pipeline_new import new_pipeline
 from homelab.errors import InputError
 from homelab.inventory import load
+from homelab.model import Inventory
 from homelab.paths import bundled_path
 from tests.support import observability
 from tests.unit.test_openpgp import BOOKWORM, FINGERPRINT
@@ -19,6 +20,11 @@ from tests.unit.test_openpgp import BOOKWORM, FINGERPRINT
 
 def container(number: int, memory: int, **services: object) -> dict[str, object]:
     return {"vmid": number, "ip": f".{number}", "cores": 1, "memory": memory, "services": services}
+
+
+def repository(name: str) -> dict[str, object]:
+    uri = f"https://packages.{name}.example"
+    return {"uri": uri, "suite": "stable", "components": ["main"], "key": "key.asc", "fingerprint": FINGERPRINT}
 
 
 # Every service that other parts of the inventory need.
@@ -34,19 +40,10 @@ FULL: dict[str, Any] = {
         "olap": container(177, 4096, clickhouse={}),
         "broker": container(179, 512, broker={}),
         "consumer": container(180, 256, consumer={}),
+        "web": container(181, 4096, gateway={}, superset={}),
         **observability(prometheus={}, alertmanager={}, grafana={}),
     },
-    "packages": {
-        "repositories": {
-            "clickhouse": {
-                "uri": "https://packages.clickhouse.com/deb",
-                "suite": "stable",
-                "components": ["main"],
-                "key": "clickhouse.asc",
-                "fingerprint": FINGERPRINT,
-            }
-        }
-    },
+    "packages": {"repositories": {name: repository(name) for name in ("clickhouse", "grafana")}},
     "pipelines": {
         "weather": {"target": "clickhouse", "to": "broker", "schedule": "on_data"},
         "prices": {"path": "pipelines/prices", "target": "lake"},
@@ -56,20 +53,24 @@ FULL: dict[str, Any] = {
 SERVICES = [(name, service) for name, each in FULL["containers"].items() for service in each["services"]]
 
 
-def problems(folder: Path, document: dict[str, Any]) -> list[str]:
-    """Return the lines of the error; none if the inventory is valid."""
+def full(folder: Path, document: dict[str, Any]) -> Inventory:
     new_pipeline(folder, "prices")
-    (folder / "clickhouse.asc").write_text(BOOKWORM)
+    (folder / "key.asc").write_text(BOOKWORM)
     (folder / "full.yaml").write_text(json.dumps(document))
-    try:
-        load([bundled_path("inventory.yaml"), folder / "full.yaml"])
-    except InputError as error:
-        return error.details.splitlines()
-    return []
+    return load([bundled_path("inventory.yaml"), folder / "full.yaml"])
+
+
+def problems(folder: Path, document: dict[str, Any]) -> list[str]:
+    """Return the lines of the error."""
+    with pytest.raises(InputError) as caught:
+        full(folder, document)
+    return caught.value.details.splitlines()
 
 
 def test_inventory_without_a_fault_has_no_problem(tmp_path: Path) -> None:
-    assert problems(tmp_path, FULL) == []
+    assert {name for each in full(tmp_path, FULL).containers for name in each.services} >= {
+        service for _, service in SERVICES
+    }
 
 
 @pytest.mark.parametrize(("name", "service"), SERVICES)
