@@ -541,7 +541,8 @@ def test_apprise_gets_text_that_each_service_can_take(monkeypatch: pytest.Monkey
     notified: dict[str, Any] = {}
 
     class Target(list[SimpleNamespace]):
-        def add(self, _url: str) -> bool:
+        def add(self, urls: list[str]) -> bool:
+            assert urls == ["ntfy://ntfy.sh/a,json://b"]  # Apprise would split a text at the comma
             self.append(service)
             return True
 
@@ -556,7 +557,7 @@ def test_apprise_gets_text_that_each_service_can_take(monkeypatch: pytest.Monkey
         OverflowMode=SimpleNamespace(UPSTREAM="upstream", TRUNCATE="truncate"),
     )
     monkeypatch.setitem(sys.modules, "apprise", fake)
-    receivers.send({"kind": "apprise", "url": "ntfy://ntfy.sh/my-topic"}, message_of(FIRING, "home"))
+    receivers.send({"kind": "apprise", "url": "ntfy://ntfy.sh/a,json://b"}, message_of(FIRING, "home"))
     assert (notified["body_format"], notified["notify_type"]) == ("text", "failure")
     assert service.overflow_mode == "truncate"
 

@@ -121,7 +121,7 @@ def _apprise(receiver: Mapping[str, Any], message: Message) -> None:
 
     target, seen = apprise.Apprise(), _Warnings()
     logging.getLogger("apprise").addHandler(seen)
-    if not target.add(receiver["url"]):
+    if not target.add([receiver["url"]]):  # it would split a text at a comma
         raise NotSent("; ".join(["Apprise cannot read the URL", *seen.texts]))
     for service in target:
         if service.overflow_mode == apprise.OverflowMode.UPSTREAM:  # the service would refuse a long message
