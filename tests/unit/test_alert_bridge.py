@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import shlex
 import socket
@@ -15,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from datetime import datetime
 from http.server import HTTPServer, ThreadingHTTPServer
 from pathlib import Path
@@ -249,7 +251,7 @@ def sent(state: dict[str, Any], found: Mapping[str, Any], text: str, file: Path)
     """Run the check once."""
     now = datetime.now().astimezone().isoformat()
     check.update(state, incidents(text), now, check.unread({"pipelines": ["weather"]}, text))
-    check.Delivery(state, found, file).run()
+    check.Delivery(state, found, file).run(1)
 
 
 def test_each_incident_is_sent_once_to_each_receiver_and_so_is_its_end(
@@ -418,7 +420,7 @@ def test_run_that_is_ended_early_repeats_no_message(sink: tuple[str, list[Any]],
     state: dict[str, Any] = {}
     check.update(state, two_incidents(), "2026-11-27T06:46:01+00:00")
     with bridged(tmp_path, receivers={"webhook": slow, "slack": slack(sink[0], "good")}) as found:
-        threading.Thread(target=check.Delivery(state, found, file).run, daemon=True).start()
+        threading.Thread(target=check.Delivery(state, found, file).run, args=(1,), daemon=True).start()
         deadline, recorded = time.monotonic() + 10, list[Any]()
         while recorded != [["slack"], ["slack"]] and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -444,7 +446,7 @@ def test_message_that_a_receiver_refuses_delays_the_others_by_one_run(tmp_path: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(check, "_post", post)
         for _ in range(2):
-            check.Delivery(state, {"receivers": ["slack"]}, file).run()
+            check.Delivery(state, {"receivers": ["slack"]}, file).run(1)
     assert refused == [True, False, True]
     assert (state[first]["begin_sent"], state[second]["begin_sent"]) == ([], ["slack"])
 
@@ -470,6 +472,36 @@ def test_incident_that_returns_before_its_end_was_taken_continues(tmp_path: Path
     assert [kind for name, kind in taken if name == "slack"] == ["begin", "end", "begin", "end"]
     assert [kind for name, kind in taken if name == "email"] == ["begin", "end"]
     assert state == {}
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_full_disk_repeats_no_message(sink: tuple[str, list[Any]], tmp_path: Path) -> None:
+    file = tmp_path / "incidents.json"
+    with bridged(tmp_path, receivers={"slack": slack(sink[0], "good")}) as found:
+        sent({}, found, metrics(1, 99_000, 99_000), file)
+        space = file.stat().st_blocks
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(check.os, "replace", full)
+            for text in (metrics(0, 1, 1), metrics(0, 1, 1), metrics(1, 99_000, 99_000), metrics(1, 99_000, 99_000)):
+                sent(check.read_state(file), found, text, file)
+                assert file.stat().st_blocks == space
+                assert not list(tmp_path.glob("*.new"))
+    assert [each["text"].partition(" The")[0] for each in sink[1]] == ["*[home]", "*[home] Over:"]
+
+
+def test_messages_that_cannot_be_recorded_are_sent_once_an_hour(
+    sink: tuple[str, list[Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state: dict[str, Any] = {}
+    check.update(state, incidents(metrics(0, 1, 1)), "2026-11-27T06:46:01+00:00")
+    with bridged(tmp_path, receivers={"slack": slack(sink[0], "good")}) as found:
+        for minute in range(60):
+            assert check.Delivery(deepcopy(state), found, tmp_path / "missing" / "incidents.json").run(minute) is False
+    assert len(sink[1]) == 1
+    assert "messages are sent again once an hour" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "{", "\x00"])
