@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import hmac
 import json
 import shlex
 import socket
@@ -109,6 +110,44 @@ def test_password_is_sent_over_tls_only(mailbox: tuple[dict[str, Any], list[str]
 def test_refused_recipient_is_named(mailbox: tuple[dict[str, Any], list[str]]) -> None:
     with pytest.raises(receivers.NotSent, match=r"refuses the recipients: nobody@home\.arpa: 550 unknown"):
         receivers.send({**mailbox[0], "to": ["nobody@home.arpa"]}, message_of(FIRING, "home"))
+
+
+class Login(Mailbox):
+    """A mail server that offers one way to log in and records the texts of the client."""
+
+    mechanism: str
+
+    def handle(self) -> None:
+        """Answer the commands of one connection."""
+        self._reply("220 mail")
+        while line := self.rfile.readline().decode().strip():
+            word, _, rest = line.partition(" ")
+            if word == "ehlo":
+                self._reply(f"250-mail\r\n250 AUTH {self.mechanism}")
+                continue
+            self.got += [base64.b64decode(each).decode() for each in (rest.split()[1:] if word == "AUTH" else [line])]
+            is_last = len(self.got) == (2 if self.mechanism == "LOGIN" else 1)
+            self._reply("235 ok" if is_last else f"334 {base64.b64encode(b'challenge').decode()}")
+            if is_last:
+                return
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "expected"),
+    [
+        ("PLAIN", ["\0jörg\0pässwörd€"]),
+        ("LOGIN", ["jörg", "pässwörd€"]),
+        ("CRAM-MD5", [f"jörg {hmac.new('pässwörd€'.encode(), b'challenge', 'md5').hexdigest()}"]),
+    ],
+)
+def test_password_of_the_mail_server_may_have_any_letter(mechanism: str, expected: list[str]) -> None:
+    got: list[str] = []
+    handler = type("", (Login,), {"got": got, "mechanism": mechanism})
+    with serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler)) as port:
+        server = receivers.Smtp("127.0.0.1", port, timeout=5)
+        receivers.log_in(server, {"user": "jörg", "password": "pässwörd€"})
+        server.close()
+    assert got == expected
 
 
 def test_unreachable_mail_server_is_named() -> None:
