@@ -112,6 +112,24 @@ def test_refused_recipient_is_named(mailbox: tuple[dict[str, Any], list[str]]) -
         receivers.send({**mailbox[0], "to": ["nobody@home.arpa"]}, message_of(FIRING, "home"))
 
 
+def test_mail_that_some_recipients_refuse_is_sent_once_and_names_them(
+    mailbox: tuple[dict[str, Any], list[str]], tmp_path: Path
+) -> None:
+    receiver, got = mailbox
+    some = {**receiver, "to": ["nobody@home.arpa", "me@home.arpa"]}
+    reason = f"127.0.0.1:{receiver['port']} refuses some recipients: nobody@home.arpa: 550 unknown"
+    state: dict[str, Any] = {}
+    with bridged(tmp_path, receivers={"email": some}) as found:
+        for _ in range(2):
+            sent(state, found, metrics(0, 1, 1), tmp_path / "incidents.json")
+        assert call(found, "/") == (200, json.dumps({"receivers": {"email": reason}}))
+        assert len(got) == 1
+        words = [sys.executable, str(SCRIPTS / "send.py"), "--test", f"--settings={tmp_path / 'alerts.json'}"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert (done.returncode, json.loads(done.stdout)) == (1, {"email": reason})
+        assert call(found, "/send/email", OVER) == (200, reason)
+
+
 class Login(Mailbox):
     """A mail server that offers one way to log in and records the texts of the client."""
 

@@ -27,12 +27,16 @@ class NotSent(Exception):
     """A message that a receiver did not take; the text is the reason, without secrets."""
 
 
+class PartlySent(NotSent):
+    """A message that some recipients took, so that it must not be repeated; the text names the others."""
+
+
 def send(receiver: Mapping[str, Any], message: Message) -> None:
     """Send a message. Raises NotSent."""
     try:
         _SENDERS[receiver["kind"]](receiver, message)
     except NotSent as error:
-        raise NotSent(_redacted(str(error), receiver)) from None
+        raise type(error)(_redacted(str(error), receiver)) from None
     except Exception as error:  # noqa: BLE001 - a plugin of Apprise may raise anything
         raise NotSent(_redacted(f"{type(error).__name__}: {error}", receiver)) from None
 
@@ -47,9 +51,11 @@ def _mail(receiver: Mapping[str, Any], message: Message) -> None:
         server = _connected(receiver)
         if receiver["user"]:
             log_in(server, receiver)
-        server.send_message(mail)
+        refused = server.send_message(mail)
         with suppress(OSError, smtplib.SMTPException):  # the server has the message already
             server.quit()
+        if refused:
+            raise PartlySent(f"{address} refuses some recipients: {_recipients(refused)}")
     except smtplib.SMTPAuthenticationError as error:
         raise NotSent(f"{address} refuses the user or the password: {_answer(error)}") from None
     except smtplib.SMTPRecipientsRefused as error:
