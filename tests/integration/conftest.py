@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from homelab.pipeline_contract import S3_SECRET
+from homelab.pipeline_contract import CLICKHOUSE_SETTINGS, S3_SECRET
 from homelab.render import render
 from tests.integration import pg
 from tests.scripts import ROOT, SHARED_SCRIPTS
@@ -124,6 +124,7 @@ def write_profiles(
         memory_limit=memory_limit,
         lake=lake,
         s3_secret=S3_SECRET,
+        clickhouse_settings=CLICKHOUSE_SETTINGS,
         clickhouse=clickhouse,
     )
     (data / "profiles.yml").write_bytes(text)

@@ -115,6 +115,9 @@ def test_pipeline_has_the_login_a_profile_and_a_venv_of_its_own(tmp_path: Path) 
     outputs = yaml.safe_load(file(steps, f"{ROOT}/profiles.yml"))["weather"]["outputs"]
     assert list(outputs) == ["warehouse", "clickhouse"]
     assert outputs["clickhouse"]["secure"] is True
+    settings = {name: str(value) for name, value in outputs["clickhouse"]["custom_settings"].items()}
+    assert settings == contract.CLICKHOUSE_SETTINGS
+    assert (settings["session_timezone"], settings["join_use_nulls"]) == ("UTC", "1")
     venvs = [each.path for each in steps if isinstance(each, Venv)]
     assert "/opt/analytics-platform/clickhouse-venv" in venvs
 
