@@ -81,6 +81,15 @@ def test_wrong_option_is_one_problem(tmp_path: Path, name: str, service: str) ->
     assert f"containers.{name}.services.{service}.no_option: unknown key" in found
 
 
+@pytest.mark.parametrize(("name", "service"), SERVICES)
+def test_misspelt_service_is_one_problem(tmp_path: Path, name: str, service: str) -> None:
+    document = deepcopy(FULL)
+    services = document["containers"][name]["services"]
+    services[f"{service}x"] = services.pop(service)
+    (found,) = problems(tmp_path, document)
+    assert f"containers.{name}.services.{service}x: unknown service; did you mean `{service}`?" in found
+
+
 @pytest.mark.parametrize("name", FULL["containers"])
 def test_wrong_address_is_one_problem(tmp_path: Path, name: str) -> None:
     document = deepcopy(FULL)
