@@ -63,11 +63,18 @@ class Session:
 
     def _unknown_key(self, container: Container, error: LoginRefused) -> LoginRefused:
         path = self.secrets.key_path("operator")
-        made = f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}" if path.exists() else "this moment"
+        if not path.exists():  # a preview keeps it in memory
+            return LoginRefused(
+                error.brief,
+                f"{container.address} does not accept a new key, and {path} does not exist.",
+                f"If you have a copy of {path.parent}, copy it back. If not, run `homelab deploy`: it makes a key and "
+                "prints the command that adds it.",
+            )
+        made = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
         return LoginRefused(
             error.brief,
-            f"{container.address} does not accept the key {path}, which was made at {made}. Another key has created "
-            "the container.",
+            f"{container.address} does not accept the key {path}, which was made at {made:%Y-%m-%d %H:%M}. Another key "
+            "has created the container.",
             f"If you have a copy of {path.parent} from before, copy it back. If not, on node "
             f"{container.node or 'of the container'}, as root:\n"
             f"  echo '{self.secrets.key_pair('operator')[1].strip()}' | "

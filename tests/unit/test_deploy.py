@@ -18,6 +18,7 @@ from homelab.cli import app
 from homelab.cli.global_options import settings
 from homelab.commands.deploy import deploy
 from homelab.errors import HomelabError, InputError
+from homelab.host import LoginRefused
 from homelab.inventory import load
 from homelab.known_hosts import KnownHosts, Pin
 from homelab.model import Container, Secret, ServiceContext, Step
@@ -152,6 +153,23 @@ def test_preview_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     deploy(session)
     made = {each.name for each in set(tmp_path.rglob("*")) - set(before) if each.is_file()}
     assert made >= {"secrets.json", "ca.pem", "airflow_ed25519", "operator_ed25519", "known_hosts.json"}
+
+
+def test_preview_without_a_key_names_no_key_that_it_forgets(tmp_path: Path) -> None:
+    def refuse(*_: object) -> Local:
+        raise LoginRefused("Cannot connect", "")
+
+    shutil.copy(bundled_path("inventory.yaml"), tmp_path / "inventory.yaml")
+    wanted = load([tmp_path / "inventory.yaml"])
+    session = make_session(wanted, KnownHosts(tmp_path / "pins"), None, refuse)
+    session = replace(session, secrets=FileSecretStore(wanted.state_dir))
+    (report,) = deploy(session, limit=["postgres-data"], dry_run=True)
+    assert report.failure
+    assert f"{wanted.state_dir}/operator_ed25519 does not exist" in report.failure.details
+    assert "ssh-ed25519" not in report.failure.resolution
+    (report,) = deploy(session, limit=["postgres-data"])
+    assert report.failure
+    assert session.secrets.key_pair("operator")[1] in report.failure.resolution
 
 
 def test_preview_knows_what_is_stored(tmp_path: Path) -> None:
