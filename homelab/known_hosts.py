@@ -40,10 +40,11 @@ def fingerprint(key_line: str) -> str:
 
 
 class KnownHosts:
-    """Pins by container name, in one JSON file of mode 0600."""
+    """Pins by container name, in one JSON file of mode 0600; a preview keeps new pins in memory."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, is_preview: bool = False) -> None:
+        self._path, self._is_preview = path, is_preview
+        self._previewed: Mapping[str, Pin] = {}
         self._lock = threading.Lock()
 
     @classmethod
@@ -51,8 +52,14 @@ class KnownHosts:
         """Return the known hosts of a lab."""
         return cls(state_dir / "known_hosts.json")
 
+    def preview(self) -> KnownHosts:
+        """Return the known hosts for a preview of changes, which saves none."""
+        return KnownHosts(self._path, is_preview=True)
+
     def pins(self) -> Mapping[str, Pin]:
         """Return every pin by container name."""
+        if self._previewed:
+            return self._previewed
         resolution = "Move it away and run `homelab up`, which reads the fingerprints from Proxmox again."
         try:
             return {name: Pin.read(fields) for name, fields in read_mapping(self._path, resolution).items()}
@@ -74,5 +81,8 @@ class KnownHosts:
             self._write({key: pin for key, pin in self.pins().items() if key != name})
 
     def _write(self, pins: Mapping[str, Pin]) -> None:
+        if self._is_preview:
+            self._previewed = pins
+            return
         text = json.dumps({name: asdict(pin) for name, pin in sorted(pins.items())}, indent=1)
         write_private(self._path, text.encode())

@@ -26,3 +26,6 @@ class ExitStatus:
 
 _CONTRACT: dict[str, Any] = json.loads(bundled_path("pipelines/shared/scripts/contract.json").read_text())
 EXIT = ExitStatus(**_CONTRACT["exit_status"])
+CLICKHOUSE_DATABASES: dict[str, Any] = _CONTRACT["clickhouse_databases"]  # see contract.py
+CLICKHOUSE_SETTINGS: dict[str, str] = _CONTRACT["clickhouse_settings"]
+S3_SECRET: dict[str, str] = _CONTRACT["s3_secret"]

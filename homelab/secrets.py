@@ -31,13 +31,13 @@ _AUTHORITY_LOST = _RESTORE + "`homelab deploy` then makes a new CA and new certi
 class FileSecretStore:
     """Secrets and SSH keys in a folder of mode 0700; the same name always gives the same value.
 
-    A preview keeps a new certificate of the CA in memory: the next deploy may have other names. The copy of a runner
-    (see homelab.commands.ci_grant) is read-only: the next copy would replace a secret that only the runner knows.
+    A preview keeps new secrets, keys and certificates in memory. The copy of a runner (see homelab.commands.ci_grant)
+    is read-only: the next copy would replace a secret that only the runner knows.
     """
 
     def __init__(self, folder: Path, *, is_preview: bool = False) -> None:
         self._folder, self._is_preview = folder, is_preview
-        self._previewed: Authority | None = None
+        self._previewed: dict[Path, str] = {}  # the files that a preview would have written
         self._path = folder / "secrets.json"
         self._lock = threading.Lock()
 
@@ -47,7 +47,7 @@ class FileSecretStore:
             known = self._known()
             if name not in known:
                 known[name] = secrets.token_urlsafe(_BYTES)
-                self._write(self._path, json.dumps(known, indent=1).encode())
+                self._write(self._path, json.dumps(known, indent=1))
             return Secret(known[name])
 
     def known_secret(self, name: str) -> Secret | None:
@@ -58,27 +58,35 @@ class FileSecretStore:
     def set(self, name: str, value: str) -> None:
         """See SecretStore.set."""
         with self._lock:
-            self._write(self._path, json.dumps({**self._known(), name: value}, indent=1).encode())
+            self._write(self._path, json.dumps({**self._known(), name: value}, indent=1))
 
-    def _write(self, path: Path, content: bytes) -> None:
-        """Replace a file. Raises InputError for the copy of a runner."""
+    def _write(self, path: Path, text: str) -> None:
+        """Replace a file, or only remember its text for a preview. Raises InputError for the copy of a runner."""
         if (self._folder / OPERATOR_PUBLIC).exists():
             raise InputError(f"Cannot write {path}: this machine has a copy of the secrets", "", _COPIED)
-        write_private(path, content)
+        if self._is_preview:
+            self._previewed[path] = text
+        else:
+            write_private(path, text.encode())
+
+    def _read(self, path: Path, resolution: str) -> str | None:
+        return self._previewed.get(path) or read_private(path, resolution)
 
     def names(self) -> list[str]:
         """See SecretStore.names."""
         return sorted(self._known())
 
     def _known(self) -> dict[str, str]:
-        known = read_mapping(self._path, _SECRETS_LOST)
+        text = self._previewed.get(self._path)
+        known = json.loads(text) if text else read_mapping(self._path, _SECRETS_LOST)
         if not all(isinstance(value, str) and value for value in known.values()):
             raise damaged(self._path, "A secret in it is not a text, or is empty.", _SECRETS_LOST)
         return known
 
     def has_key(self, name: str) -> bool:
         """See SecretStore.has_key."""
-        return self._key_file(name).exists()
+        path = self._key_file(name)
+        return path in self._previewed or path.exists()
 
     def key_path(self, name: str) -> Path:
         """See SecretStore.key_path."""
@@ -92,19 +100,17 @@ class FileSecretStore:
         """See SecretStore.key_pair: ed25519."""
         path = self._key_file(name)
         with self._lock:
-            if not path.exists():
-                self._write(
-                    path,
-                    Ed25519PrivateKey.generate().private_bytes(
-                        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-                    ),
+            if not self.has_key(name):
+                key = Ed25519PrivateKey.generate().private_bytes(
+                    serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
                 )
-            pem = read_private(path, _KEY_LOST) or ""
+                self._write(path, key.decode())
+            pem = self._read(path, _KEY_LOST) or ""
         try:
-            key = serialization.load_ssh_private_key(pem.encode(), None)
+            loaded = serialization.load_ssh_private_key(pem.encode(), None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise damaged(path, "It is not an SSH private key without a passphrase.", _KEY_LOST) from error
-        public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        public = loaded.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         # A runner logs in with a key of its own, and deploys the operator's.
         others = read_private(self._folder / OPERATOR_PUBLIC, _KEY_LOST) if name == "operator" else None
         return Secret(pem), others or f"{public.decode()} homelab-{name}"
@@ -115,10 +121,8 @@ class FileSecretStore:
 
     def known_authority(self) -> Authority | None:
         """See SecretStore.known_authority."""
-        if self._previewed:
-            return self._previewed
         path = self._folder / "ca.pem"
-        text = read_private(path, _AUTHORITY_LOST)
+        text = self._read(path, _AUTHORITY_LOST)
         try:
             return None if text is None else Authority.read(text)
         except ValueError as error:
@@ -131,10 +135,7 @@ class FileSecretStore:
             if found and found.is_valid_for(names, now):
                 return found
             authority = found.renew(names, now) if found else Authority.create(lab, names, now)
-            if self._is_preview:
-                self._previewed = authority
-            else:
-                self._write(self._folder / "ca.pem", authority.file().encode())
+            self._write(self._folder / "ca.pem", authority.file())
             return authority
 
 

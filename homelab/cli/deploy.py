@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from homelab.cli import completion
-from homelab.cli.global_options import Container, DetailedExitcode, Json, Limit, add_verb, settings
+from homelab.cli.global_options import Container, DetailedExitcode, Interval, Json, Limit, add_verb, settings
 from homelab.cli.results import print_error, print_result
 from homelab.errors import INTERRUPTED, InputError
 
@@ -65,7 +65,7 @@ def deploy(
 
 def status(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again and again, until Ctrl-C.")] = False,
-    interval: Annotated[float, typer.Option("--interval", min=1, help="Seconds between two reports.")] = 5,
+    interval: Interval = 5,
     as_json: Json = False,
 ) -> None:
     """Show the state of containers, services, data and the last runs. The exit code is 0 only if all are healthy.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
     from homelab.model import Inventory
     from homelab.progress import Progress
     from homelab.runtime.session import Session
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):  # typer accepts nan and inf as numbers
+        raise typer.BadParameter(f"{value} is not a number of seconds.")
+    return value
+
 
 # The global options.
 InventoryFile = Annotated[
@@ -45,6 +53,7 @@ Limit = Annotated[
     list[str] | None,
     typer.Option("--limit", help="Only this container; can be repeated.", autocompletion=completion.containers),
 ]
+Interval = Annotated[float, typer.Option("--interval", min=1, callback=_finite, help="Seconds between two reports.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 PipelineArgument = Annotated[

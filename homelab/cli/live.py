@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import closing
 from functools import partial
+from shutil import get_terminal_size
 from typing import Annotated
 
 import typer
 
-from homelab.cli.global_options import Json, add_verb, settings
+from homelab.cli.global_options import Interval, Json, add_verb, settings
 from homelab.cli.results import echo, print_json
 from homelab.errors import INTERRUPTED, InputError
 
@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def top(
-    interval: Annotated[float, typer.Option("--interval", min=1, help="Seconds between two samples.")] = 5,
+    interval: Interval = 5,
     once: Annotated[
         bool, typer.Option("--once", help="Print one picture and end; the default without a terminal.")
     ] = False,
@@ -50,7 +50,8 @@ def top(
         elif as_json:
             print_json(sampler.sample())
         elif once or not target.is_terminal or target.is_dumb_terminal:
-            size = (target.width, target.height) if target.is_terminal else _size_without_terminal()
+            without = get_terminal_size((_PIPE_WIDTH, _PIPE_HEIGHT))
+            size = (target.width, target.height) if target.is_terminal else without
             target.print(draw(sampler.sample(), *size))
         else:
             footer = f"every {interval:g} s; q quits"
@@ -59,10 +60,6 @@ def top(
                 view.show(target)
             except KeyboardInterrupt:
                 raise typer.Exit(INTERRUPTED) from None
-
-
-def _size_without_terminal() -> tuple[int, int]:
-    return int(os.environ.get("COLUMNS") or _PIPE_WIDTH), int(os.environ.get("LINES") or _PIPE_HEIGHT)
 
 
 def tmux(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
+from shutil import get_terminal_size
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -81,7 +81,7 @@ def show_rows(rows: Sequence[dict[str, Any]]) -> None:
     table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for row in rows:
         table.add_row(*(Text("" if value is None else printable(str(value))) for value in row.values()))
-    width = target.width if target.is_terminal else int(os.environ.get("COLUMNS") or _PIPE_TABLE)
+    width = target.width if target.is_terminal else get_terminal_size((_PIPE_TABLE, 0)).columns
     if target.measure(table, options=target.options.update_width(_UNBOUNDED)).maximum <= width:
         target.print(table)
     else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from homelab.errors import InputError
 from homelab.host import check
@@ -43,7 +45,7 @@ def runner_files(session: Session) -> Mapping[str, bytes]:
     """Return the files of a runner by their path below the clone.
 
     The runner logs in with its own key, under the name of the operator's; its deploys still install the operator's
-    public key. Raises InputError before the first deploy.
+    public key. Raises InputError before the first deploy, and for a key of OpenWeather that cannot be copied.
     """
     inventory, secrets = session.inventory, session.secrets
     if not secrets.has_key("runner"):
@@ -60,14 +62,19 @@ def runner_files(session: Session) -> Mapping[str, bytes]:
 
 
 def _api_key(inventory: Inventory) -> Mapping[str, bytes]:
-    """Return the file with OpenWeather's key, if it is below the state folder."""
-    base = inventory.path.parent
-    paths = [inventory.weather.api_key_file] if inventory.weather else []
-    return {
-        str(path.relative_to(base)): path.read_bytes()
-        for path in paths
-        if path.is_relative_to(base / STATE_FOLDER) and path.exists()
-    }
+    """Return the file with OpenWeather's key, if it exists. Raises InputError if it is not below the state folder."""
+    if inventory.weather is None:
+        return {}
+    given = inventory.weather.api_key_file
+    base, path = (Path(os.path.normpath(each)) for each in (inventory.path.parent, given))  # tar refuses `..`
+    if not path.is_relative_to(base / STATE_FOLDER):
+        raise InputError(
+            f"Cannot copy OpenWeather's key to the runner: its file is not below {base / STATE_FOLDER}",
+            f"{given}, from `pipelines: weather: api_key_file`: only {STATE_FOLDER} is a folder in the clone that git "
+            "ignores.",
+            f"Move the file there, and write `api_key_file: {STATE_FOLDER}/{given.name}`.",
+        )
+    return {str(path.relative_to(base)): given.read_bytes()} if given.exists() else {}
 
 
 def _archive(files: Mapping[str, bytes]) -> bytes:

@@ -17,7 +17,7 @@ from homelab.runtime.log_sources import LogSelection, file_sources, reader_comma
 from homelab.runtime.session import Session
 from homelab.runtime.ssh_client import ssh_argv
 
-_DURATION = re.compile(r"(\d+)\s*([smhd])")
+_DURATION = re.compile(r"([0-9]+)\s*([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _SEARCHED = timedelta(days=1)  # by a search without `since`
 
@@ -49,11 +49,11 @@ class LogFilter:
 
 def parse_since(text: str, now: datetime) -> datetime:
     """Return a time from `30m`, `2h`, `1d`, or an ISO time, which is local without a zone. Raises InputError."""
-    if found := _DURATION.fullmatch(text.strip()):
-        return now - timedelta(**{_UNITS[found[2]]: int(found[1])})
     try:
+        if found := _DURATION.fullmatch(text.strip()):
+            return now - timedelta(**{_UNITS[found[2]]: int(found[1])})
         return datetime.fromisoformat(text).astimezone()
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InputError(
             f"Cannot read the time {text}: it is neither a duration nor a time",
             "A duration is a number and one of s, m, h, d.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -143,13 +144,15 @@ class Reader:
     registry: Registry
     alerts: bool = False  # the inventory has receivers of alerts
     _taken: dict[tuple[str, object], str] = field(default_factory=dict)
-    _services: set[str] = field(default_factory=set)
+    declared: set[str] = field(default_factory=set)  # services, also those with a problem or misspelt
 
     def read(self, sections: Mapping[str, Section]) -> list[Container]:
         """Return the containers; those without a valid address are left out."""
         if self.network is not None:
             self._taken["ip", self.network.gateway] = "the gateway"
-        self._services.update(name_without_instance(key) for each in sections.values() for key in _service_names(each))
+        names = self.registry.names()
+        for key in (key for each in sections.values() for key in each.below("services").data):
+            self.declared.update(get_close_matches(name_without_instance(key), names, n=1))
         found = [self._container(name, section) for name, section in sections.items()]
         for section in sections.values():
             self._check_requirements(section)
@@ -228,7 +231,7 @@ class Reader:
         for key in _service_names(section):
             kind = self.registry.find(key)
             for required in kind.requires if kind else ():
-                if required not in self._services:
+                if required not in self.declared:
                     section.problem(f"needs the service `{required}`, which no container has", "services", key)
 
     def _start_order(self, section: Section) -> int | None:
@@ -236,7 +239,7 @@ class Reader:
         orders = []
         for key in _service_names(section):
             try:
-                orders.append(self.registry.start_order(key, self._services))
+                orders.append(self.registry.start_order(key, self.declared))
             except ServiceError as error:
                 section.problem(str(error), "services", key)
         return max(orders, default=None)

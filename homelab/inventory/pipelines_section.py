@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,10 +84,15 @@ class Pipelines(ValueType):
         }
 
 
-def read_pipelines(section: Section, containers: Sequence[Container], weather: Weather | None) -> tuple[Pipeline, ...]:
-    """Return the pipelines, the weather first; those with a problem are left out."""
+def read_pipelines(
+    section: Section, containers: Sequence[Container], weather: Weather | None, services: Collection[str]
+) -> tuple[Pipeline, ...]:
+    """Return the pipelines, the weather first; those with a problem are left out.
+
+    `services` also names those that `containers` lacks because they have a problem.
+    """
     taken = _taken_names(section, containers)
-    runs = any(ANALYTICS in each.services for each in containers)
+    runs = ANALYTICS in services
     manifests: list[Manifest] = []
     folders: dict[str, Path | None] = {WEATHER: weather.folder} if weather and runs else {}
     for name, value in section.data.items():
@@ -98,12 +103,12 @@ def read_pipelines(section: Section, containers: Sequence[Container], weather: W
         if folder and (manifest := read_manifest(section.below(name), name, folder, _duckdb(), lake)):
             if weather and name == WEATHER and weather.clickhouse:
                 manifest = replace(manifest, pipeline=replace(manifest.pipeline, clickhouse=True))
-                for error in _clickhouse_errors(weather, containers):
+                for error in _clickhouse_errors(weather, services):
                     section.problem(error, name, "target")
             manifests.append(manifest)
             if error := _bucket_error(name, containers):
                 section.problem(error, name)
-            if lake and (error := _lake_error(manifest.pipeline, containers)):
+            if lake and (error := _lake_error(manifest.pipeline, containers, services)):
                 section.problem(error, name, "target")
     found = with_reads(manifests, section.data)
     if weather:
@@ -127,20 +132,20 @@ def _lake(section: Section, name: str) -> Lake | None:
     return Lake(retention)
 
 
-def _lake_error(pipeline: Pipeline, containers: Sequence[Container]) -> str:
+def _lake_error(pipeline: Pipeline, containers: Sequence[Container], services: Collection[str]) -> str:
     """Return the reason why a pipeline cannot have a lake, or ""."""
     if not pipeline.has_dbt:
         return "needs a dbt project in dbt/, whose tables are in the lake"
     if pipeline.has_own_build and not pipeline.is_weather:
         return "is for builds by homelab: a `build` script of your own chooses where it builds"
-    if not any(_object_storages(pipeline.name, containers)):
+    if "s3" not in services and not any(_object_storages(pipeline.name, containers)):
         return "needs the service `s3`, which no container has"
     return ""
 
 
-def _clickhouse_errors(weather: Weather, containers: Sequence[Container]) -> Iterator[str]:
+def _clickhouse_errors(weather: Weather, services: Collection[str]) -> Iterator[str]:
     """Yield the reasons why the weather cannot be built in ClickHouse."""
-    if not any(CLICKHOUSE in each.services for each in containers):
+    if CLICKHOUSE not in services:
         yield "needs the service `clickhouse`, which no container has"
     if weather.days == "local":
         yield "needs `days: utc`: the models for ClickHouse have no local days"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +22,7 @@ from homelab.model import Alerts, Container, Inventory, ProxmoxApi
 from homelab.model.alert_receivers import BRIDGE
 from homelab.model.inventory import WEATHER
 from homelab.model.options import KeyNames, Option
+from homelab.model.stages import ANALYTICS
 from homelab.private_files import STATE_FOLDER
 
 BROKER = "broker"
@@ -83,21 +84,23 @@ def read(path: Path, root: Section) -> Inventory:
     vmids = vmid_range(defaults_section, given.get("vmid_range"))
     node = proxmox.node if proxmox else None
     reader = Reader(lab, path, subnet, node, defaults, vmids, root.registry, alerts=root.has("alerts"))
-    containers = reader.read(found.get("containers", {}))
+    sections = found.get("containers", {})
+    containers, services = reader.read(sections), reader.declared
     if not root.problems.found:  # the endpoints of a faulty service cannot be read
-        check_combinations(found.get("containers", {}), containers)
-        check_gateway(found.get("containers", {}), containers)
-    _check_bridges(root, containers)
+        check_combinations(sections, containers)
+        check_gateway(sections, containers)
+    if sections:
+        _check_bridges(root, containers, services)
     pipelines = found.get("pipelines", root.below("pipelines"))
     has_weather = isinstance(pipelines.data.get(WEATHER), dict)
     built_in = weather(pipelines.below(WEATHER)) if has_weather else None
     if built_in and built_in.archive_months and not root.problems.found:
         _check_archive(pipelines.below(WEATHER), containers)
-    if built_in and built_in.to == BROKER and containers:
-        _check_broker(pipelines.below(WEATHER), containers)
-    if built_in and built_in.stream and built_in.stream.build_every and containers:
-        _check_on_data(pipelines.below(WEATHER), containers)
-    all_pipelines = read_pipelines(pipelines, containers, built_in)
+    if built_in and built_in.to == BROKER and sections:
+        _check_broker(pipelines.below(WEATHER), services)
+    if built_in and built_in.stream and built_in.stream.build_every and sections:
+        _check_on_data(pipelines.below(WEATHER), containers, services)
+    all_pipelines = read_pipelines(pipelines, containers, built_in, services)
     packages = package_sources(found.get("packages", root.below("packages")), [c.template for c in containers])
     if root.problems.found or proxmox is None or subnet is None:
         root.problems.raise_all(path)
@@ -128,27 +131,27 @@ def _check_archive(section: Section, containers: Sequence[Container]) -> None:
         section.problem("`retention_months` of `postgres` would delete months: keep one of both", "archive_months")
 
 
-def _check_broker(section: Section, containers: Sequence[Container]) -> None:
+def _check_broker(section: Section, services: Collection[str]) -> None:
     """Add a problem for an ingestion to a broker that is missing, or that has no consumer."""
     for needed in (BROKER, "consumer"):
-        if not any(needed in container.services for container in containers):
+        if needed not in services:
             section.problem(f"needs the service `{needed}`, which no container has: add it, or write `postgres`", "to")
 
 
-def _check_on_data(section: Section, containers: Sequence[Container]) -> None:
+def _check_on_data(section: Section, containers: Sequence[Container], services: Collection[str]) -> None:
     """Add a problem for builds after new rows without an Airflow that has assets."""
     found = [service for container in containers for name, service in container.services.items() if name == "airflow"]
-    if not found:
+    if "airflow" not in services:
         section.problem("needs the service `airflow`, which starts the builds: add it, or write `stream`", "schedule")
     elif any(getattr(service, "version", "") == "2.11" for service in found):
         section.problem('needs `version: "3.3"` of `airflow`, as 2.11 has no assets; or write `stream`', "schedule")
 
 
-def _check_bridges(root: Section, containers: Sequence[Container]) -> None:
+def _check_bridges(root: Section, containers: Sequence[Container], services: Collection[str]) -> None:
     """Add a problem for receivers without a container that sends, and for such a container without receivers."""
-    senders = [container.name for container in containers if BRIDGE in container.services]
-    if root.has("alerts") and containers and not senders:
+    if root.has("alerts") and not {"alertmanager", ANALYTICS, BRIDGE} & {*services}:
         root.problem("needs a container that sends: one with the service `alertmanager` or `analytics`", "alerts")
     if not root.has("alerts"):
-        for name in senders:
-            root.problem("needs the receivers in `alerts:`", "containers", name, "services", BRIDGE)
+        for container in containers:
+            if BRIDGE in container.services:
+                root.problem("needs the receivers in `alerts:`", "containers", container.name, "services", BRIDGE)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from homelab.certificates import Authority, Names
 
 # Names of the secrets that homelab generates.
-_OWN_SECRETS = re.compile(r"(postgres|broker|airflow|grafana|gateway|redis|superset|metabase|s3|kubernetes)-|stamps$")
+_OWN_SECRETS = re.compile(
+    r"(postgres|clickhouse|broker|airflow|grafana|gateway|redis|superset|metabase|s3|kubernetes)-|stamps$"
+)
 
 
 class SecretStore(Protocol):
@@ -50,7 +52,7 @@ class SecretStore(Protocol):
         """
 
     def preview(self) -> SecretStore:
-        """Return a store for a preview of changes, which saves no new certificate of the CA."""
+        """Return a store for a preview of changes, which saves no new secret, key or certificate."""
 
     def known_authority(self) -> Authority | None:
         """Return the lab's CA, or None if there is none yet. Raises InputError if it is damaged."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from homelab.model import ServiceContext
 from homelab.model.lake import CLICKHOUSE
+from homelab.pipeline_contract import CLICKHOUSE_DATABASES
 from homelab.pipelines.layout import CLICKHOUSE_VENV
 
 BUILDER = "pipeline_weather"
-BUILDS_IN = ("landing", "staging", "main")  # the databases of the models, as the schemas of the DuckDB file
-PUBLISHED = "weather"  # the database with the marts of the last tested build
+BUILDS_IN: Final[Sequence[str]] = (CLICKHOUSE_DATABASES["landed"], *CLICKHOUSE_DATABASES["built"])
+PUBLISHED: Final[str] = CLICKHOUSE_DATABASES["published"]
 ENDPOINT = "https"
 
 

@@ -9,7 +9,7 @@ from homelab.errors import InputError
 from homelab.model import Inventory, Pipeline, ServiceContext, Step
 from homelab.model.options import SecretName, Size
 from homelab.model.stages import ANALYTICS, BUILD, CHECK, FETCH, INGESTION, Stage, stage_of
-from homelab.pipeline_contract import EXIT
+from homelab.pipeline_contract import CLICKHOUSE_SETTINGS, EXIT, S3_SECRET
 from homelab.pipelines.clickhouse_login import BUILDER, clickhouse_secret, clickhouse_variables
 from homelab.pipelines.exclusion_view import ExclusionView
 from homelab.pipelines.layout import EXTENSIONS, SHARED_SCRIPTS, SHARED_VENV, Layout
@@ -286,5 +286,7 @@ def profiles_yml(layout: Layout, defaults: Limits, extensions: str = EXTENSIONS)
         memory_limit=layout.pipeline.memory or defaults.memory,
         reads=list(layout.pipeline.reads),
         lake=layout.pipeline.lake is not None,
+        s3_secret=S3_SECRET,
+        clickhouse_settings=CLICKHOUSE_SETTINGS,
         clickhouse=layout.pipeline.clickhouse,
     )

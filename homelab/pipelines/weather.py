@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import csv
+import io
+import json
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -56,14 +60,7 @@ def cities_file(weather: Weather, layout: Layout, part: str) -> Iterator[Step]:
     source = weather.cities_file
     if source is None:
         return
-    try:
-        content = source.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"Cannot read the file of cities: {error.strerror}",
-            f"{source}, from `pipelines: weather: cities:` in the inventory.",
-            "Correct the path, or the permissions of the file.",
-        ) from None
+    content = _read(source)
     # Compiled files would be foreign files in the tree of scripts: hence -B.
     script = f"{layout.root}/scripts/ingest_weather.py"
     check = layout.sandbox.run(
@@ -78,6 +75,44 @@ def cities_file(weather: Weather, layout: Layout, part: str) -> Iterator[Step]:
         validate=f'ln -f "$new" {copy}; {check} {copy} || {{ rm -f {copy}; exit 1; }}; rm -f {copy}',
         part=part,
     )
+
+
+def city_names(weather: Weather) -> Collection[str]:
+    """Return the names of the cities, also of those in a file; none of an invalid file, whose errors its step reports.
+
+    Raises InputError for a file that cannot be read.
+    """
+    if weather.cities_file is None:
+        return {city.name for city in weather.cities}
+    text = _read(weather.cities_file).decode("utf-8-sig", errors="replace")
+    with suppress(ValueError, LookupError, csv.Error, RecursionError):
+        return set(_names_in_json(text) if weather.cities_file.suffix.lower() == ".json" else _names_in_csv(text))
+    return ()
+
+
+def _names_in_json(text: str) -> Iterator[str]:
+    entries = json.loads(text)
+    for entry in entries if isinstance(entries, list) else ():
+        name = entry.get("name") if isinstance(entry, dict) else entry
+        if isinstance(name, str):
+            yield name
+
+
+def _names_in_csv(text: str) -> Iterator[str]:
+    rows = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    column = [name.strip() for name in next(rows, [])].index("name")
+    yield from (row[column].strip() for row in rows if row)
+
+
+def _read(source: Path) -> bytes:
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"Cannot read the file of cities: {error.strerror}",
+            f"{source}, from `pipelines: weather: cities:` in the inventory.",
+            "Correct the path, or the permissions of the file.",
+        ) from None
 
 
 def cities_path(layout: Layout, source: Path) -> str:

@@ -56,7 +56,7 @@ def converge_containers(
     """
     session.require_intact_state()
     if dry_run:
-        session = replace(session, secrets=session.secrets.preview())
+        session = session.preview()
     session = session.on(locate(session.inventory))
     names = [container.name for container in containers]
     containers = [container for container in session.inventory.containers if container.name in names]

@@ -37,6 +37,10 @@ class Session:
         """Return this session on another form of its inventory, such as one with all vmids resolved."""
         return replace(self, inventory=inventory)
 
+    def preview(self) -> Session:
+        """Return this session for a preview of changes: it saves no new secret, key, certificate or host key."""
+        return replace(self, secrets=self.secrets.preview(), known_hosts=self.known_hosts.preview())
+
     def require_intact_state(self) -> None:
         """Raise InputError if a file of the state folder is damaged, before work that needs all of them."""
         self.secrets.names()
@@ -59,6 +63,13 @@ class Session:
 
     def _unknown_key(self, container: Container, error: LoginRefused) -> LoginRefused:
         path = self.secrets.key_path("operator")
+        if not path.exists():  # a preview keeps it in memory
+            return LoginRefused(
+                error.brief,
+                f"{container.address} does not accept a new key, and {path} does not exist.",
+                f"If you have a copy of {path.parent}, copy it back. If not, run `homelab deploy`: it makes a key and "
+                "prints the command that adds it.",
+            )
         made = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
         return LoginRefused(
             error.brief,

@@ -7,6 +7,7 @@ timer next to the pipelines finds failed and late builds.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -41,6 +42,7 @@ _FILE = f"{SETTINGS}/alerts.json"
 _UNIT = "homelab-alerts.service"
 _CHECK, _TIMER = "homelab-alert-check.service", "homelab-alert-check.timer"
 _SCRIPT = "/usr/local/sbin/homelab-alert-check"
+_SECOND_URL = re.compile(r"[\s,][A-Za-z0-9+.-]+://")
 _SILENCE = 300  # seconds without a sign of life of Alertmanager
 
 
@@ -63,7 +65,7 @@ class AlertBridge(Service):
         return (_UNIT,)
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
-        """Return user, scripts, settings and units."""
+        """Return user, scripts, settings and units. Raises InputError for a receiver that cannot be used."""
         inventory = context.inventory
         alerts = _alerts(inventory)
         packages = ["python3", *(["apprise"] if alerts.urls else [])]
@@ -179,8 +181,14 @@ def _receivers(alerts: Alerts, values: Mapping[str, Secret]) -> Iterator[Mapping
         yield {"kind": "slack", "url": revealed(alerts.slack.webhook)}
     if alerts.webhook:
         yield {"kind": "webhook", "url": revealed(alerts.webhook)}
-    for url in alerts.urls:
-        yield {"kind": "apprise", "url": revealed(url)}
+    for number, url in enumerate(map(revealed, alerts.urls), 1):
+        if _SECOND_URL.search(url):
+            raise InputError(
+                f"Cannot send alerts to url-{number}: it has more than one URL",
+                "A message that one of them refuses would be repeated to the others.",
+                "Write each one as an item of `alerts: urls:`; write a comma that belongs to a URL as %2C.",
+            )
+        yield {"kind": "apprise", "url": url}
 
 
 def _is_watcher(context: ServiceContext) -> bool:

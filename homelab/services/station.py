@@ -13,6 +13,7 @@ from homelab.host import Result
 from homelab.model import DatabaseGrant, Endpoint, Health, Service, ServiceContext, Step
 from homelab.model.options import Option, SecretName
 from homelab.model.weather_settings import CITY_EXPECTED, CITY_NAME, TIMEZONE, TIMEZONE_EXPECTED, timezone_error
+from homelab.pipelines.weather import city_names
 from homelab.render import render
 from homelab.services.raw_writer import RawWriter
 
@@ -74,10 +75,11 @@ class Station(Service):
     def steps(self, context: ServiceContext) -> Sequence[Step]:
         """Return user, venv, scripts, settings and unit.
 
-        Raises InputError without the weather or its script, and if it has the station's city.
+        Raises InputError without the weather or its script, if it has the station's city, or for an unreadable file of
+        cities.
         """
         weather = context.inventory.weather
-        if weather and self.city in [each.name for each in weather.cities]:
+        if weather and self.city in city_names(weather):
             raise InputError(
                 f"Cannot deploy station: {self.city} is a city of the weather already",
                 "Its readings and OpenWeather's would be mixed.",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from homelab.pipeline_contract import CLICKHOUSE_SETTINGS, S3_SECRET
 from homelab.render import render
 from tests.integration import pg
 from tests.scripts import ROOT, SHARED_SCRIPTS
@@ -122,6 +123,8 @@ def write_profiles(
         extension_directory=str(extensions),
         memory_limit=memory_limit,
         lake=lake,
+        s3_secret=S3_SECRET,
+        clickhouse_settings=CLICKHOUSE_SETTINGS,
         clickhouse=clickhouse,
     )
     (data / "profiles.yml").write_bytes(text)

@@ -6,7 +6,9 @@ import base64
 import json
 import re
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from cryptography.fernet import Fernet
@@ -15,6 +17,7 @@ from homelab.errors import InputError
 from homelab.host import Result
 from homelab.inventory import load
 from homelab.model import AirflowObjects, Connection, Inventory, Secret, SecretName, ServiceContext, Step
+from homelab.model.secret_store import user_secrets
 from homelab.model.stages import STAGES
 from homelab.paths import bundled_path
 from homelab.runtime.convergence import steps_of
@@ -24,6 +27,7 @@ from homelab.services.airflow_dags import files_of
 from homelab.services.airflow_rows import MetadataRows
 from homelab.steps import File, SystemdUnit, Tree
 from tests.support import FixedSecretStore
+from tests.unit.test_one_fault import FULL, full
 
 KEYS = {"analytics-platform": "ssh-ed25519 AAAAHost"}
 AIRFLOW = "containers: {{airflow-orchestration: {{services: {{airflow: {{version: '{version}', {text}}}}}}}}}"
@@ -127,6 +131,42 @@ def test_secret_that_homelab_generates_is_refused(tmp_path: Path) -> None:
         steps_of(context)
     assert raised.value.brief == "Cannot use the secret postgres-analytics: reserved for homelab"
     assert "own.yaml:1: {secret: postgres-analytics}" in raised.value.details
+
+
+class Recorder(FixedSecretStore):
+    """A store that notes the names of the secrets that it generates."""
+
+    generated: ClassVar[set[str]] = set()
+
+    def secret(self, name: str) -> Secret:
+        """See SecretStore."""
+        self.generated.add(name)
+        return FixedSecretStore.secret(self, name)
+
+    def known_secret(self, name: str) -> Secret | None:
+        """See SecretStore."""
+        return FixedSecretStore.secret(self, name)
+
+    def key_pair(self, name: str) -> tuple[Secret, str]:
+        """See SecretStore."""
+        return FixedSecretStore.secret(self, name), self.public
+
+
+def test_every_secret_that_homelab_generates_is_refused(tmp_path: Path) -> None:
+    document = deepcopy(FULL)
+    key = tmp_path / "key"
+    key.write_text("key")
+    key.chmod(0o600)
+    document["pipelines"]["weather"]["api_key_file"] = str(key)
+    document["containers"]["olap"]["services"]["clickhouse"]["readers"] = ["grafana"]
+    found, store = full(tmp_path, document), Recorder()
+    for container in found.containers:
+        keys = {each.name: f"ssh-ed25519 AAAA {each.name}" for each in found.containers}
+        steps_of(ServiceContext(inventory=found, container=container, secret_store=store, host_keys=keys))
+    assert len(store.generated) > 20
+    for name in sorted(store.generated):
+        with pytest.raises(InputError, match="reserved for homelab"):
+            user_secrets(store, [SecretName(name)])
 
 
 def test_missing_secrets_are_listed_with_their_lines(tmp_path: Path) -> None:

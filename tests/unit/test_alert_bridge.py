@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import errno
+import hmac
 import json
 import shlex
 import socket
@@ -15,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from datetime import datetime
 from http.server import HTTPServer, ThreadingHTTPServer
 from pathlib import Path
@@ -107,6 +110,62 @@ def test_password_is_sent_over_tls_only(mailbox: tuple[dict[str, Any], list[str]
 def test_refused_recipient_is_named(mailbox: tuple[dict[str, Any], list[str]]) -> None:
     with pytest.raises(receivers.NotSent, match=r"refuses the recipients: nobody@home\.arpa: 550 unknown"):
         receivers.send({**mailbox[0], "to": ["nobody@home.arpa"]}, message_of(FIRING, "home"))
+
+
+def test_mail_that_some_recipients_refuse_is_sent_once_and_names_them(
+    mailbox: tuple[dict[str, Any], list[str]], tmp_path: Path
+) -> None:
+    receiver, got = mailbox
+    some = {**receiver, "to": ["nobody@home.arpa", "me@home.arpa"]}
+    reason = f"127.0.0.1:{receiver['port']} refuses some recipients: nobody@home.arpa: 550 unknown"
+    state: dict[str, Any] = {}
+    with bridged(tmp_path, receivers={"email": some}) as found:
+        for _ in range(2):
+            sent(state, found, metrics(0, 1, 1), tmp_path / "incidents.json")
+        assert call(found, "/") == (200, json.dumps({"receivers": {"email": reason}}))
+        assert len(got) == 1
+        words = [sys.executable, str(SCRIPTS / "send.py"), "--test", f"--settings={tmp_path / 'alerts.json'}"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert (done.returncode, json.loads(done.stdout)) == (1, {"email": reason})
+        assert call(found, "/send/email", OVER) == (200, reason)
+
+
+class Login(Mailbox):
+    """A mail server that offers one way to log in and records the texts of the client."""
+
+    mechanism: str
+
+    def handle(self) -> None:
+        """Answer the commands of one connection."""
+        self._reply("220 mail")
+        while line := self.rfile.readline().decode().strip():
+            word, _, rest = line.partition(" ")
+            if word == "ehlo":
+                self._reply(f"250-mail\r\n250 AUTH {self.mechanism}")
+                continue
+            self.got += [base64.b64decode(each).decode() for each in (rest.split()[1:] if word == "AUTH" else [line])]
+            is_last = len(self.got) == (2 if self.mechanism == "LOGIN" else 1)
+            self._reply("235 ok" if is_last else f"334 {base64.b64encode(b'challenge').decode()}")
+            if is_last:
+                return
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "expected"),
+    [
+        ("PLAIN", ["\0jörg\0pässwörd€"]),
+        ("LOGIN", ["jörg", "pässwörd€"]),
+        ("CRAM-MD5", [f"jörg {hmac.new('pässwörd€'.encode(), b'challenge', 'md5').hexdigest()}"]),
+    ],
+)
+def test_password_of_the_mail_server_may_have_any_letter(mechanism: str, expected: list[str]) -> None:
+    got: list[str] = []
+    handler = type("", (Login,), {"got": got, "mechanism": mechanism})
+    with serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler)) as port:
+        server = receivers.Smtp("127.0.0.1", port, timeout=5)
+        receivers.log_in(server, {"user": "jörg", "password": "pässwörd€"})
+        server.close()
+    assert got == expected
 
 
 def test_unreachable_mail_server_is_named() -> None:
@@ -249,7 +308,7 @@ def sent(state: dict[str, Any], found: Mapping[str, Any], text: str, file: Path)
     """Run the check once."""
     now = datetime.now().astimezone().isoformat()
     check.update(state, incidents(text), now, check.unread({"pipelines": ["weather"]}, text))
-    check.Delivery(state, found, file).run()
+    check.Delivery(state, found, file).run(1)
 
 
 def test_each_incident_is_sent_once_to_each_receiver_and_so_is_its_end(
@@ -418,7 +477,7 @@ def test_run_that_is_ended_early_repeats_no_message(sink: tuple[str, list[Any]],
     state: dict[str, Any] = {}
     check.update(state, two_incidents(), "2026-11-27T06:46:01+00:00")
     with bridged(tmp_path, receivers={"webhook": slow, "slack": slack(sink[0], "good")}) as found:
-        threading.Thread(target=check.Delivery(state, found, file).run, daemon=True).start()
+        threading.Thread(target=check.Delivery(state, found, file).run, args=(1,), daemon=True).start()
         deadline, recorded = time.monotonic() + 10, list[Any]()
         while recorded != [["slack"], ["slack"]] and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -444,7 +503,7 @@ def test_message_that_a_receiver_refuses_delays_the_others_by_one_run(tmp_path: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(check, "_post", post)
         for _ in range(2):
-            check.Delivery(state, {"receivers": ["slack"]}, file).run()
+            check.Delivery(state, {"receivers": ["slack"]}, file).run(1)
     assert refused == [True, False, True]
     assert (state[first]["begin_sent"], state[second]["begin_sent"]) == ([], ["slack"])
 
@@ -470,6 +529,36 @@ def test_incident_that_returns_before_its_end_was_taken_continues(tmp_path: Path
     assert [kind for name, kind in taken if name == "slack"] == ["begin", "end", "begin", "end"]
     assert [kind for name, kind in taken if name == "email"] == ["begin", "end"]
     assert state == {}
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_full_disk_repeats_no_message(sink: tuple[str, list[Any]], tmp_path: Path) -> None:
+    file = tmp_path / "incidents.json"
+    with bridged(tmp_path, receivers={"slack": slack(sink[0], "good")}) as found:
+        sent({}, found, metrics(1, 99_000, 99_000), file)
+        space = file.stat().st_blocks
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(check.os, "replace", full)
+            for text in (metrics(0, 1, 1), metrics(0, 1, 1), metrics(1, 99_000, 99_000), metrics(1, 99_000, 99_000)):
+                sent(check.read_state(file), found, text, file)
+                assert file.stat().st_blocks == space
+                assert not list(tmp_path.glob("*.new"))
+    assert [each["text"].partition(" The")[0] for each in sink[1]] == ["*[home]", "*[home] Over:"]
+
+
+def test_messages_that_cannot_be_recorded_are_sent_once_an_hour(
+    sink: tuple[str, list[Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state: dict[str, Any] = {}
+    check.update(state, incidents(metrics(0, 1, 1)), "2026-11-27T06:46:01+00:00")
+    with bridged(tmp_path, receivers={"slack": slack(sink[0], "good")}) as found:
+        for minute in range(60):
+            assert check.Delivery(deepcopy(state), found, tmp_path / "missing" / "incidents.json").run(minute) is False
+    assert len(sink[1]) == 1
+    assert "messages are sent again once an hour" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "{", "\x00"])
@@ -541,7 +630,8 @@ def test_apprise_gets_text_that_each_service_can_take(monkeypatch: pytest.Monkey
     notified: dict[str, Any] = {}
 
     class Target(list[SimpleNamespace]):
-        def add(self, _url: str) -> bool:
+        def add(self, urls: list[str]) -> bool:
+            assert urls == ["ntfy://ntfy.sh/a,json://b"]  # Apprise would split a text at the comma
             self.append(service)
             return True
 
@@ -556,7 +646,7 @@ def test_apprise_gets_text_that_each_service_can_take(monkeypatch: pytest.Monkey
         OverflowMode=SimpleNamespace(UPSTREAM="upstream", TRUNCATE="truncate"),
     )
     monkeypatch.setitem(sys.modules, "apprise", fake)
-    receivers.send({"kind": "apprise", "url": "ntfy://ntfy.sh/my-topic"}, message_of(FIRING, "home"))
+    receivers.send({"kind": "apprise", "url": "ntfy://ntfy.sh/a,json://b"}, message_of(FIRING, "home"))
     assert (notified["body_format"], notified["notify_type"]) == ("text", "failure")
     assert service.overflow_mode == "truncate"
 

@@ -16,6 +16,7 @@ from homelab.host import Result
 from homelab.inventory import load
 from homelab.model import Alerts, Inventory, ServiceContext
 from homelab.paths import bundled_path
+from homelab.secrets import FileSecretStore
 from homelab.services.alert_bridge import sender, watcher
 from homelab.steps import File
 from tests.support import FixedSecretStore, NoHost, make_session, observability
@@ -166,6 +167,29 @@ def test_wrong_value_is_an_error_that_shows_no_secret(tmp_path: Path, change: di
     (found,) = problems(tmp_path, {**ALERTS, key: changed})
     assert found.startswith(problem)
     assert "hunter2" not in found
+
+
+@pytest.mark.parametrize(
+    ("url", "is_one"),
+    [
+        ("ntfy://ntfy.sh/hunter2,json://home.arpa", False),
+        ("ntfy://ntfy.sh/hunter2 json://home.arpa", False),
+        ("mailto://me:hunter2@x.org?to=a@b.org,c@d.org", True),
+        ("json://hunter2/?link=https://home.arpa", True),
+    ],
+)
+def test_item_of_urls_is_one_url(tmp_path: Path, url: str, is_one: bool) -> None:
+    wanted = inventory(tmp_path, {"urls": ["ntfy://ntfy.sh/my-topic", {"secret": "two"}]})
+    container = wanted.container_with("analytics")
+    store = FileSecretStore(tmp_path / "state")
+    store.set("two", url)
+    context = ServiceContext(inventory=wanted, container=container, secret_store=store, host_keys={})
+    if is_one:
+        assert container.services["alert_bridge"].steps(context)
+        return
+    with pytest.raises(InputError, match="Cannot send alerts to url-2: it has more than one URL") as caught:
+        container.services["alert_bridge"].steps(context)
+    assert "hunter2" not in f"{caught.value} {caught.value.details}"
 
 
 @pytest.mark.parametrize("alerts", [{}, {"quiet": ALERTS["quiet"]}])

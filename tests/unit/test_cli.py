@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from homelab.cli import app
 from homelab.cli.output import show_rows
 from homelab.errors import HomelabError
 from homelab.known_hosts import KnownHosts
@@ -122,6 +124,23 @@ def test_rows(rows: list[dict[str, Any]], shown: str, capsys: pytest.CaptureFixt
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
         line.rstrip() for line in shown.splitlines()
     ]
+
+
+@pytest.mark.parametrize(("columns", "is_table"), [("20", False), ("120", True), ("wide", True)])
+def test_rows_in_a_pipe_have_the_width_of_columns(columns: str, is_table: bool) -> None:
+    program = "from homelab.cli.output import show_rows; show_rows([{'name': 'x' * 30, 'other': 'y' * 30}])"
+    environment = {**os.environ, "COLUMNS": columns}
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True, env=environment
+    )
+    assert (len(ended.stdout.splitlines()) == 2) == is_table
+
+
+@pytest.mark.parametrize(("verb", "seconds"), [("status", "nan"), ("status", "inf"), ("top", "nan"), ("top", "0.5")])
+def test_interval_is_a_number_of_seconds(verb: str, seconds: str) -> None:
+    done = CliRunner().invoke(app, [verb, "--interval", seconds])
+    assert done.exit_code == 2
+    assert "Invalid value for '--interval'" in done.output
 
 
 def test_rows_wider_than_the_terminal_are_shown_whole() -> None:

@@ -21,11 +21,14 @@ from homelab.model import Inventory, ServiceContext, Step
 from homelab.runtime.convergence import steps_of
 from homelab.services.clickhouse import ClickHouse
 from homelab.steps import File, Packages, Venv
+from tests.scripts import SHARED_SCRIPTS  # noqa: F401 - makes the scripts importable
 from tests.support import FixedSecretStore
 from tests.unit.test_lake import answering, inventory
 from tests.unit.test_openpgp import BOOKWORM, FINGERPRINT
 from tests.unit.test_pipelines import file
 from tests.unit.test_pipelines import steps as pipeline_steps
+
+import contract  # isort: skip
 
 SOURCE = {"uri": "https://packages.clickhouse.com/deb", "suite": "stable", "components": ["main"]}
 ROOT = "/opt/analytics-platform/pipelines/weather"
@@ -87,7 +90,10 @@ def test_users_have_hashes_and_their_own_databases(tmp_path: Path) -> None:
     assert [each.text for each in root.findall("users/grafana/grants/query")] == ["GRANT SELECT ON weather.*"]
     assert root.findtext("users/grafana/profile") == "reader"
     assert root.findtext("profiles/reader/readonly") == "2"
-    assert "GRANT ALL ON main.*" in [each.text for each in root.findall("users/pipeline_weather/grants/query")]
+    granted = [each.text for each in root.findall("users/pipeline_weather/grants/query")]
+    there = contract.CLICKHOUSE_DATABASES
+    databases = (there["landed"], *there["built"], there["published"])
+    assert [each for each in granted if each and "ALL" in each] == [f"GRANT ALL ON {name}.*" for name in databases]
 
 
 def test_service_without_its_repository_is_refused(tmp_path: Path) -> None:
@@ -109,6 +115,9 @@ def test_pipeline_has_the_login_a_profile_and_a_venv_of_its_own(tmp_path: Path) 
     outputs = yaml.safe_load(file(steps, f"{ROOT}/profiles.yml"))["weather"]["outputs"]
     assert list(outputs) == ["warehouse", "clickhouse"]
     assert outputs["clickhouse"]["secure"] is True
+    settings = {name: str(value) for name, value in outputs["clickhouse"]["custom_settings"].items()}
+    assert settings == contract.CLICKHOUSE_SETTINGS
+    assert (settings["session_timezone"], settings["join_use_nulls"]) == ("UTC", "1")
     venvs = [each.path for each in steps if isinstance(each, Venv)]
     assert "/opt/analytics-platform/clickhouse-venv" in venvs
 

@@ -18,13 +18,14 @@ from homelab.cli import app
 from homelab.cli.global_options import settings
 from homelab.commands.deploy import deploy
 from homelab.errors import HomelabError, InputError
+from homelab.host import LoginRefused
 from homelab.inventory import load
-from homelab.known_hosts import KnownHosts
-from homelab.model import Container, ServiceContext, Step
+from homelab.known_hosts import KnownHosts, Pin
+from homelab.model import Container, Secret, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.progress import JsonProgress, Progress, TerminalProgress
 from homelab.runtime import convergence
-from homelab.runtime.convergence import HostReport
+from homelab.runtime.convergence import HostReport, steps_of
 from homelab.secrets import FileSecretStore
 from homelab.steps import Command, File, WaitFor
 from tests.support import FixedSecretStore, LocalHost, make_session, owner_of_new_files
@@ -118,6 +119,66 @@ def test_dry_run_leaves_the_certificate_of_the_ca(tmp_path: Path, monkeypatch: p
     assert "its new certificate is for home.example" in output.getvalue()
     deploy(replace(session, secrets=store))
     assert store.known_authority() == found[-1] != saved
+
+
+def test_preview_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = tmp_path / ".homelab" / "openweather-api-key"
+    key.parent.mkdir()
+    key.write_text("key")
+    key.chmod(0o600)
+    shutil.copy(bundled_path("inventory.yaml"), tmp_path / "inventory.yaml")
+    wanted, rendered = load([tmp_path / "inventory.yaml"]), list[int]()
+
+    def steps(context: ServiceContext) -> Sequence[Step]:
+        store = context.secret_store
+        assert store.secret("postgres-dbt").reveal() == store.secret("postgres-dbt").reveal()
+        assert store.key_pair("airflow")[1] == store.key_pair("airflow")[1]
+        assert store.has_key("airflow")
+        assert set(context.host_keys) == {each.name for each in wanted.containers}
+        rendered.append(len(steps_of(context)))
+        return ()
+
+    def connect(container: Container, _: Secret, known_hosts: KnownHosts, __: float) -> Local:
+        known_hosts.pin(container.name, Pin("SHA256:x", "ssh-ed25519 AAAA"))
+        return Local(container.name)
+
+    monkeypatch.setattr(convergence, "steps_of", steps)
+    session = make_session(wanted, KnownHosts.of(wanted.state_dir), None, connect)
+    session = replace(session, secrets=FileSecretStore(wanted.state_dir))
+    before = sorted(tmp_path.rglob("*"))
+    reports = deploy(session, dry_run=True)
+    assert [str(report.failure) for report in reports if report.failure] == []
+    assert len(rendered) == len(wanted.containers)
+    assert sorted(tmp_path.rglob("*")) == before
+    deploy(session)
+    made = {each.name for each in set(tmp_path.rglob("*")) - set(before) if each.is_file()}
+    assert made >= {"secrets.json", "ca.pem", "airflow_ed25519", "operator_ed25519", "known_hosts.json"}
+
+
+def test_preview_without_a_key_names_no_key_that_it_forgets(tmp_path: Path) -> None:
+    def refuse(*_: object) -> Local:
+        raise LoginRefused("Cannot connect", "")
+
+    shutil.copy(bundled_path("inventory.yaml"), tmp_path / "inventory.yaml")
+    wanted = load([tmp_path / "inventory.yaml"])
+    session = make_session(wanted, KnownHosts(tmp_path / "pins"), None, refuse)
+    session = replace(session, secrets=FileSecretStore(wanted.state_dir))
+    (report,) = deploy(session, limit=["postgres-data"], dry_run=True)
+    assert report.failure
+    assert f"{wanted.state_dir}/operator_ed25519 does not exist" in report.failure.details
+    assert "ssh-ed25519" not in report.failure.resolution
+    (report,) = deploy(session, limit=["postgres-data"])
+    assert report.failure
+    assert session.secrets.key_pair("operator")[1] in report.failure.resolution
+
+
+def test_preview_knows_what_is_stored(tmp_path: Path) -> None:
+    store = FileSecretStore(tmp_path)
+    password, (_, key) = store.secret("postgres-dbt").reveal(), store.key_pair("airflow")
+    preview = store.preview()
+    assert preview.secret("new").reveal() == preview.secret("new").reveal()
+    assert (preview.secret("postgres-dbt").reveal(), preview.key_pair("airflow")[1]) == (password, key)
+    assert (preview.names(), store.names()) == (["new", "postgres-dbt"], ["postgres-dbt"])
 
 
 def test_report_has_changed_and_unchanged_steps(run: Deploy, tmp_path: Path) -> None:

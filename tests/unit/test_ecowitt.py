@@ -83,6 +83,9 @@ def test_missing_values_are_unknown(changes: dict[str, str | None], expected: di
     [
         ({"tempf": "warm"}, "tempf is not a number"),
         ({"tempf": "inf"}, "tempf is not a number"),
+        ({"tempf": "1_0"}, "tempf is not a number"),
+        ({"uv": "٩١"}, "uv is not a number"),
+        ({"dateutc": "٢021-12-24 11:31:57"}, "dateutc is not a time"),
         ({"winddir": "1e999"}, "winddir is not a number"),
         ({"baromrelin": "1e308"}, "baromrelin is not a number"),  # in hPa, a double cannot hold it
         ({"rainratein": "1e308"}, "rainratein is not a number"),

@@ -18,7 +18,7 @@ from homelab.host import Result
 from homelab.inventory import load
 from homelab.model import DatabaseGrant, Duration, Inventory, ServiceContext
 from homelab.paths import bundled_path
-from homelab.pipeline_contract import EXIT
+from homelab.pipeline_contract import EXIT, S3_SECRET
 from homelab.runtime.marts import query_marts
 from homelab.runtime.session import Session
 from homelab.services.postgres import contents, hba
@@ -81,7 +81,10 @@ def test_profile_attaches_the_lake_over_verified_tls(tmp_path: Path) -> None:
     lake = outputs["lake"]
     assert lake["threads"] == 1
     assert lake["settings"]["global enable_server_cert_verification"] == "true"
-    assert lake["secrets"][0]["use_ssl"] is True
+    (secret,) = lake["secrets"]
+    assert secret.pop("use_ssl") is True
+    assert secret.pop("type") == "s3"
+    assert secret == {option: f"{{{{ env_var('{variable}') }}}}" for option, variable in S3_SECRET.items()}
     assert [each["alias"] for each in lake["attach"]] == ["pg", "warehouse"]
     assert lake["attach"][1]["path"] == "ducklake:postgres:dbname=lake"
 

@@ -161,6 +161,10 @@ def test_since_is_a_duration_or_a_time(text: str, expected: datetime) -> None:
     ("words", "expected"),
     [
         (["--since", "yesterday-ish"], "Cannot read the time yesterday-ish"),
+        (["--since", "999999d"], "Cannot read the time 999999d"),
+        (["--since", "99999999999d"], "Cannot read the time 99999999999d"),
+        (["--since", "9" * 5000 + "s"], "Cannot read the time 999"),
+        (["--since", "٣m"], "Cannot read the time ٣m"),
         (["--grep", "("], "Cannot read the pattern ("),
         (["nosuch"], "Cannot show the logs of nosuch"),
     ],

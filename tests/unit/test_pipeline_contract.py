@@ -11,6 +11,7 @@ from pathlib import Path
 
 from homelab import pipeline_contract
 from homelab.commands.pipeline_status import PipelineStatus
+from homelab.model import ObjectStorage
 from tests.scripts import PROJECT, ROOT, SCHEMA, SCRIPTS, SHARED_SCRIPTS, script
 
 import contract  # isort: skip
@@ -38,6 +39,15 @@ def sources(folder: Path, *suffixes: str) -> Iterator[Path]:
 def test_both_sides_read_the_same_exit_statuses() -> None:
     assert asdict(contract.EXIT) == asdict(pipeline_contract.EXIT) == CONTRACT["exit_status"]
     assert len(set(CONTRACT["exit_status"].values())) == len(CONTRACT["exit_status"])
+
+
+def test_object_storage_has_the_variables_that_duckdb_reads() -> None:
+    connection = ObjectStorage(
+        host="h", port=1, region="r", url_style="path", ca_file="c", bucket="b", access_key="a", secret="s"
+    )
+    read = {*contract.S3_SECRET.values(), "S3_CA_FILE"}
+    assert read == {*connection.variables, "S3_SECRET_ACCESS_KEY"}
+    assert contract.S3_SECRET == pipeline_contract.S3_SECRET
 
 
 def test_run_counters_are_the_columns_of_every_table() -> None:

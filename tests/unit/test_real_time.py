@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -260,6 +261,28 @@ def test_errors_of_the_station(tmp_path: Path, options: str, error: str) -> None
     place = PLACE.replace(option, options if options.startswith("city") else f"{option}, {options}")
     with pytest.raises(InputError, match=error):
         streaming(tmp_path, "schedule: '@hourly'", place)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "is_taken"),
+    [
+        ("cities.csv", '\ufeffid, name\n1, "Garden"\n', True),
+        ("cities.csv", 'name,id\n"Gar\nden",1\nYard,2\n', False),
+        ("cities.json", '["Yard", "Garden"]', True),
+        ("cities.json", '[{"name": "Garden", "id": 1}]', True),
+        ("cities.json", '["Yard", 7, {"id": 1}]', False),
+        ("cities.json", '{"name": "Garden"}', False),  # the ingestion script names the errors of a file
+        ("cities.json", "[", False),
+        ("cities.csv", "town\nGarden\n", False),
+        ("cities.csv", "", False),
+    ],
+)
+def test_city_of_the_station_is_not_in_the_file_of_cities(tmp_path: Path, name: str, text: str, is_taken: bool) -> None:
+    (tmp_path / name).write_text(text)
+    wanted = streaming(tmp_path, f"schedule: '@hourly', cities: {{file: {name}}}", PLACE)
+    taken = pytest.raises(InputError, match="Cannot deploy station: Garden is a city of the weather already")
+    with taken if is_taken else nullcontext():
+        steps(wanted, "station")
 
 
 def test_station_has_a_city_of_its_own(tmp_path: Path) -> None:

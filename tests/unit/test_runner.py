@@ -12,7 +12,7 @@ import os
 import subprocess
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -253,6 +253,38 @@ def test_a_grant_has_what_a_deploy_needs_and_nothing_else(tmp_path: Path) -> Non
     assert copy.key_pair("operator")[1] == own.key_pair("operator")[1]
     assert copy.secret("postgres-dbt").reveal() == own.secret("postgres-dbt").reveal()
     assert all(each.startswith("setpriv --reuid=homelab-runner") for each in machine.ran)
+
+
+@pytest.mark.parametrize("given", [".homelab/../.homelab/keys/./weather", ".homelab/keys/weather"])
+def test_a_grant_copies_the_key_of_openweather_from_any_place_in_the_state_folder(tmp_path: Path, given: str) -> None:
+    found = with_key(inventory(tmp_path, {"runner": RUNNER}), given)
+    deployed(found)
+    granted(tmp_path / "clone", found)
+    assert (tmp_path / "clone" / ".homelab" / "keys" / "weather").read_text() == "key-of-openweather"
+
+
+@pytest.mark.parametrize("given", ["key", ".homelab/../key", "../key"])
+def test_a_grant_refuses_a_key_of_openweather_that_it_cannot_copy(tmp_path: Path, given: str) -> None:
+    found = with_key(inventory(tmp_path, {"runner": RUNNER}), given)
+    deployed(found)
+    machine = Machine()
+    with pytest.raises(InputError, match="Cannot copy OpenWeather's key to the runner") as refused:
+        ci_grant.grant(session(found, machine))
+    assert "`api_key_file: .homelab/key`" in refused.value.resolution
+    assert not machine.received
+
+
+def with_key(found: Inventory, given: str) -> Inventory:
+    """Return the inventory with another file of OpenWeather's key."""
+    path = found.path.parent / given
+    (found.path.parent / ".homelab").mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("key-of-openweather")
+    path.chmod(0o600)
+    assert found.weather
+    (found.path.parent / "sub").mkdir()  # as after `-i sub/../inventory.yaml`
+    inventory_path = found.path.parent / "sub" / ".." / found.path.name
+    return replace(found, path=inventory_path, weather=replace(found.weather, api_key_file=path))
 
 
 def render_all(found: Inventory, store: FileSecretStore) -> list[object]:

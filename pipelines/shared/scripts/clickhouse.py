@@ -19,18 +19,10 @@ from typing import BinaryIO
 from urllib.parse import urlencode
 
 import duckdb
+from contract import CLICKHOUSE_SETTINGS
 from duckdb_sql import literal
 
 _TIMEOUT = 3600  # seconds of one statement
-# As in profiles.yml: SQL that gives null where DuckDB gives null, and times in UTC.
-SETTINGS = {
-    "session_timezone": "UTC",
-    "join_use_nulls": "1",
-    "prefer_column_name_to_alias": "1",
-    "cast_keep_nullable": "1",
-    "aggregate_functions_null_for_empty": "1",
-    "union_default_mode": "DISTINCT",
-}
 _TYPES = {
     "BIGINT": "Int64",
     "BOOLEAN": "Bool",
@@ -92,7 +84,9 @@ class ClickHouse:
 
     def _send(self, sql: str, answer: BinaryIO, body: BinaryIO | None = None) -> None:
         where = f"ClickHouse at {self.host}:{self.port}"
-        url = f"https://{self.host}:{self.port}/?{urlencode({**SETTINGS, **({'query': sql} if body else {})})}"
+        url = (
+            f"https://{self.host}:{self.port}/?{urlencode({**CLICKHOUSE_SETTINGS, **({'query': sql} if body else {})})}"
+        )
         headers = {"X-ClickHouse-User": self.user, "X-ClickHouse-Key": self.password}
         if body:
             headers["Content-Length"] = str(os.fstat(body.fileno()).st_size)

@@ -26,12 +26,12 @@ import duckdb
 import warehouse_copy
 from built_tables import Built
 from clickhouse import ClickHouse
+from contract import CLICKHOUSE_DATABASES
 from dbt_runner import Layout, run_dbt
 from file_warehouse import FileWarehouse
 
 CATALOG = "warehouse"  # DuckDB's name of the file
-PUBLISHED = "weather"  # ClickHouse's database with the marts of the last tested build
-BUILT = ("staging", "main")  # its databases with the models, named as the schemas of the file
+LANDED, BUILT, PUBLISHED = (CLICKHOUSE_DATABASES[name] for name in ("landed", "built", "published"))
 _LANDED = "landing_*"
 _LANDED_TESTS = (f"{_LANDED}+1,resource_type:test", "source:*+1,resource_type:test")
 _VIEWS = "config.materialized:view"
@@ -172,7 +172,7 @@ class ClickHouseWarehouse:
             return warehouse_copy.compare_table(connection, f"{CATALOG}.{table}", "temp.main.fetched", table)
 
     def _create_databases(self) -> None:
-        for database in ("landing", *BUILT, PUBLISHED):
+        for database in (LANDED, *BUILT, PUBLISHED):
             self.server.run(f"create database if not exists {database}")
 
     def _align(self, connection: duckdb.DuckDBPyConnection, full_refresh: bool) -> None:

@@ -27,6 +27,13 @@ class ExitStatus:
 
 
 EXIT = ExitStatus(**_CONTRACT["exit_status"])
+# ClickHouse's databases: `landed` raw rows; `built` models, named as the schemas of the file; `published`: the marts of
+# the last tested build.
+CLICKHOUSE_DATABASES = _CONTRACT["clickhouse_databases"]
+# SQL of ClickHouse that gives null where DuckDB gives null, and times in UTC.
+CLICKHOUSE_SETTINGS = _CONTRACT["clickhouse_settings"]
+# The options of DuckDB's secret for object storage, with the variables that have their values.
+S3_SECRET = _CONTRACT["s3_secret"]
 
 
 class Parser(ArgumentParser):

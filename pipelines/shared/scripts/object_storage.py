@@ -5,16 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import duckdb
+from contract import S3_SECRET
 from duckdb_sql import literal
-
-_SECRET = {
-    "key_id": "S3_ACCESS_KEY_ID",
-    "secret": "S3_SECRET_ACCESS_KEY",
-    "endpoint": "S3_ENDPOINT",
-    "region": "S3_REGION",
-    "url_style": "S3_URL_STYLE",
-    "scope": "S3_URL",
-}
 
 
 def connect(variables: Mapping[str, str]) -> duckdb.DuckDBPyConnection:
@@ -32,6 +24,6 @@ def connect(variables: Mapping[str, str]) -> duckdb.DuckDBPyConnection:
         # Global: a secret of DuckDB has no CA.
         connection.execute("set global enable_server_cert_verification = true")
         connection.execute(f"set global ca_cert_file = {literal(variables['S3_CA_FILE'])}")
-        given = ", ".join(f"{name} {literal(variables[variable])}" for name, variable in _SECRET.items())
+        given = ", ".join(f"{name} {literal(variables[variable])}" for name, variable in S3_SECRET.items())
         connection.execute(f"create secret (type s3, use_ssl true, {given})")
     return connection

@@ -18,6 +18,7 @@ import psycopg
 from contract import EXIT, Parser
 from dbt_login import dbt_keywords
 from dbt_runner import Layout, exclusive
+from ingest_settings import SettingsError, read_integer
 
 _WAITING = """
 select
@@ -46,13 +47,15 @@ def is_due(data: Path, rows: int) -> bool:
 def main() -> int:
     """Parse the options and run; see the module's docstring."""
     Parser(description=(__doc__ or "").partition(":")[0]).parse_args()
-    text, data = os.environ.get("WEATHER_BUILD_ROWS", "1"), Path(os.environ.get("WEATHER_DATA", ".")).resolve()
-    if not text.isdecimal() or int(text) < 1:
-        print("error: WEATHER_BUILD_ROWS must be an integer from 1", file=sys.stderr)
+    data = Path(os.environ.get("WEATHER_DATA", ".")).resolve()
+    try:
+        rows = read_integer(os.environ, "WEATHER_BUILD_ROWS", 1, low=1, high=1_000_000)
+    except SettingsError as error:
+        print(f"error: {error}", file=sys.stderr)
         return EXIT.bad_input
     try:
         with exclusive(Layout(data, data, data).lock, 0):
-            return EXIT.success if is_due(data, int(text)) else EXIT.not_due
+            return EXIT.success if is_due(data, rows) else EXIT.not_due
     except TimeoutError:
         print("a build is running")
         return EXIT.not_due

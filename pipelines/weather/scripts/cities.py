@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from openweather import City
-from validation import MAX_NAME, is_city_name
+from validation import MAX_NAME, is_city_name, parse_decimal, parse_whole
 
 MAX_CITIES = 200_000
 _MAX_ERRORS = 10  # reported in one message
@@ -95,7 +95,7 @@ def _convert(key: str, value: str) -> object:
     if str in _TYPES[key]:
         return value
     try:
-        return int(value) if key == "id" else float(value)
+        return parse_whole(value) if key == "id" else parse_decimal(value)
     except ValueError:
         return value
 

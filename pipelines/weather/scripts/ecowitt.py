@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import parse_qsl, urlencode
 
-from validation import parse_observation
+from validation import parse_decimal, parse_observation
 
 UNITS = "imperial"
 _PASSKEY = "PASSKEY"
@@ -106,7 +106,7 @@ def _number(form: Mapping[str, str], name: str, unit: float = 1, digits: int | N
     if not text:
         return None
     try:
-        number = float(text) * unit
+        number = parse_decimal(text) * unit
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
@@ -120,6 +120,8 @@ def _time(form: Mapping[str, str], now: float) -> int:
     if text == "now":
         return int(now)
     try:
+        if not text.isascii():  # strptime accepts the digits of other scripts
+            raise ValueError
         return int(datetime.strptime(text, "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC).timestamp())
     except ValueError:
         raise ValueError("dateutc is not a time such as 2026-01-31 12:00:00") from None

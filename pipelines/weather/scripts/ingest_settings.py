@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 from broker_access import Access
 from cities import CitiesError, parse_cities, read_cities
 from openweather import City
+from validation import parse_decimal, parse_whole
 
 UNITS = ("standard", "metric", "imperial")
 DAYS = ("utc", "local")
@@ -59,11 +59,11 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         units=units,
         cities=_cities(environment),
         data=Path(environment.get("WEATHER_DATA", ".")),
-        rate_limit=_integer(environment, "OPENWEATHER_RATE_LIMIT", 60, low=0, high=1_000_000),
-        concurrency=_integer(environment, "OPENWEATHER_CONCURRENCY", 8, low=1, high=256),
+        rate_limit=read_integer(environment, "OPENWEATHER_RATE_LIMIT", 60, low=0, high=1_000_000),
+        concurrency=read_integer(environment, "OPENWEATHER_CONCURRENCY", 8, low=1, high=256),
         request_deadline=_seconds(environment, "OPENWEATHER_REQUEST_DEADLINE", 10),
         run_deadline=_seconds(environment, "OPENWEATHER_DEADLINE", 600),
-        spool_bytes=_integer(environment, "WEATHER_SPOOL_MEGABYTES", 256, low=1, high=1 << 20) << 20,
+        spool_bytes=read_integer(environment, "WEATHER_SPOOL_MEGABYTES", 256, low=1, high=1 << 20) << 20,
         schedule=environment.get("WEATHER_SCHEDULE", "").strip() or DEFAULT_SCHEDULE,
         broker=_broker(environment),
         broker_wait=_seconds(environment, "WEATHER_BROKER_WAIT", 10),
@@ -103,18 +103,23 @@ def _required(environment: Mapping[str, str], name: str) -> str:
     return value
 
 
-def _integer(environment: Mapping[str, str], name: str, default: int, *, low: int, high: int) -> int:
-    text = environment.get(name, str(default)).strip()
-    if not text.isdecimal() or not low <= int(text) <= high:
+def read_integer(environment: Mapping[str, str], name: str, default: int | None, *, low: int, high: int) -> int:
+    """Return the variable `name`, which may be missing only with a default. Raises SettingsError."""
+    text = environment.get(name, "" if default is None else str(default)).strip()
+    try:
+        number = parse_whole(text)
+    except ValueError:
+        number = low - 1
+    if not low <= number <= high:
         raise SettingsError(f"{name} must be an integer from {low} to {high}, not {text[:40]!r}")
-    return int(text)
+    return number
 
 
 def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
     try:
-        seconds = float(environment.get(name, default))
+        seconds = parse_decimal(environment.get(name, str(default)).strip())
     except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
+        seconds = 0
+    if seconds <= 0:
         raise SettingsError(f"{name} must be a number of seconds")
     return seconds

@@ -25,7 +25,7 @@ from uuid import UUID, uuid4
 
 from atomic_file import replace_text
 from contract import EXIT, Parser
-from ingest_settings import Settings, SettingsError, read_settings
+from ingest_settings import Settings, SettingsError, read_integer, read_settings
 from ingest_weather import retry_policy, run, save_summary, sink_of, summary_text
 from loader import RunSummary
 from openweather import RateLimit
@@ -131,10 +131,7 @@ class StreamState:
 
 def read_every(environment: Mapping[str, str], settings: Settings) -> float:
     """Return the seconds between two rounds. Raises SettingsError, also if the rate limit does not allow them."""
-    text = environment.get("WEATHER_EVERY", "").strip()
-    if not text.isdecimal() or not 1 <= int(text) <= 3600:
-        raise SettingsError(f"WEATHER_EVERY must be an integer from 1 to 3600, not {text[:40]!r}")
-    every, cities = int(text), len(settings.cities)
+    every, cities = read_integer(environment, "WEATHER_EVERY", None, low=1, high=3600), len(settings.cities)
     if settings.rate_limit and cities * 60 > settings.rate_limit * every:
         raise SettingsError(
             f"{cities} cities every {every} s are {cities * 60 / every:.0f} requests a minute, and "

@@ -15,6 +15,8 @@ MAX_NAME = 200  # characters of a city's name
 _MIN_TIME = 283996800  # 1979-01-01, where OpenWeather's history begins; also refuses the sentinel 0
 _MAX_AHEAD = 300  # seconds that an observation may be ahead of our clock
 _NUMERIC_SECTIONS = ("main", "wind", "clouds", "rain", "snow", "coord")
+_WHOLE = re.compile(r"[0-9]{1,18}")
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -61,6 +63,21 @@ def is_number(value: object) -> bool:
         return math.isfinite(value)
     except OverflowError:  # an integer of more than 308 digits
         return False
+
+
+def parse_whole(text: str) -> int:
+    """Return the whole number that a text of digits is. Raises ValueError, unlike int() for `1_000` or `٣`."""
+    if not _WHOLE.fullmatch(text):
+        raise ValueError("not a whole number")
+    return int(text)
+
+
+def parse_decimal(text: str) -> float:
+    """Return the number in a text. Raises ValueError, unlike float() for `1_000`, `nan`, `٣` or `1e999`."""
+    number = float(text) if _DECIMAL.fullmatch(text) else math.nan
+    if not math.isfinite(number):
+        raise ValueError("not a number")
+    return number
 
 
 def _problem_of(observation: object, now: float) -> str:

@@ -1,8 +1,8 @@
 """Pass Alertmanager's webhooks on to the receivers.
 
-POST /send/RECEIVER sends a message: 200 if the receiver took it, 502 with the reason if not, 409 in the hours without
-messages. Alertmanager repeats a message that was not sent. POST /watchdog records a sign of life of Alertmanager. GET /
-returns the last failure of each receiver.
+POST /send/RECEIVER sends a message: 200 if the receiver took it, for some recipients at least; 502 with the reason if
+not; 409 in the hours without messages. Alertmanager repeats a message that was not sent. POST /watchdog records a sign
+of life of Alertmanager. GET / returns the last failure of each receiver.
 
 Each message is sent by a process of its own, one at a time for each receiver: many incidents at the same time need no
 more memory, and a receiver that does not answer delays no other one.
@@ -33,7 +33,7 @@ _LONGEST = 60  # seconds for one message
 
 
 class Bridge(ThreadingHTTPServer):
-    """The server; `failures` has the last failure of each receiver, empty if its last message was sent.
+    """The server; `failures` has the last failure of each receiver, empty if all its recipients took the last message.
 
     `unconfirmed` has the digests of sent messages whose client left before the answer, and will repeat them.
     """
@@ -102,29 +102,29 @@ class Handler(BaseHTTPRequestHandler):
             if self._has_left():
                 return  # it repeats the message
             if sent in self.server.unconfirmed:
-                failure = ""
+                was_sent, failure = True, ""
             else:
-                failure = self.server.failures[name] = self._failure(name, body)
+                was_sent, failure = self._result(name, body)
+                self.server.failures[name] = failure
             self.server.unconfirmed.discard(sent)
-            if not failure and self._has_left():
+            if was_sent and self._has_left():
                 self.server.unconfirmed.add(sent)
         if failure:
             print(f"{name}: {failure}", file=sys.stderr, flush=True)
-        self._answer(HTTPStatus.BAD_GATEWAY if failure else HTTPStatus.OK, failure)
+        self._answer(HTTPStatus.OK if was_sent else HTTPStatus.BAD_GATEWAY, failure)
 
-    def _failure(self, name: str, body: bytes) -> str:
-        """Send a message in another process; return the reason why the receiver did not take it, or an empty text."""
+    def _result(self, name: str, body: bytes) -> tuple[bool, str]:
+        """Send a message in another process; return True if it was sent, and the reason of a refusal."""
         words = [sys.executable, "-B", str(Path(__file__).with_name("send.py")), name, f"--settings={self.server.file}"]
         try:
             done = subprocess.run(words, input=body, capture_output=True, timeout=_LONGEST, check=False)
         except subprocess.TimeoutExpired:
-            return f"not sent within {_LONGEST} s"
-        if done.returncode == 0:
-            return ""
-        if reason := done.stdout.decode(errors="replace").strip():
-            return reason
+            return False, f"not sent within {_LONGEST} s"
+        reason = done.stdout.decode(errors="replace").strip()
+        if done.returncode == 0 or reason:
+            return done.returncode == 0, reason
         sys.stderr.write(done.stderr.decode(errors="replace"))
-        return "internal error"
+        return False, "internal error"
 
     def _has_left(self) -> bool:
         """Return True if the client has closed the connection."""

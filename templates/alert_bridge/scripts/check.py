@@ -29,6 +29,7 @@ _METRIC = re.compile(
     r'homelab_pipeline_(\w+)\{pipeline="([^"]+)",\w+="([^"]*)"\} ([0-9]+(?:\.[0-9]+)?(?:e\+?[0-9]{1,2})?)$',
     re.MULTILINE,
 )
+_RECORD = 1 << 14  # bytes that the record has on the disk
 _EXPLAINED = {"PipelineLate": ("PipelineFailed",), "DataStale": ("PipelineFailed", "PipelineLate")}
 Incident = dict[str, Any]
 
@@ -120,22 +121,27 @@ class Delivery:
     """The delivery of the open incidents to all receivers in parallel.
 
     Each message that a receiver took is recorded in the file before the next one is sent: a run that is ended early
-    repeats none.
+    repeats none. Where nothing can be recorded, each run would repeat them: they are sent in one minute of an hour.
     """
 
     def __init__(self, state: dict[str, Incident], found: Mapping[str, Any], file: Path) -> None:
         self._state, self._found, self._file = state, found, file
         self._lock = Lock()
 
-    def run(self) -> None:
-        """Send the messages that the receivers do not have yet, and forget the incidents whose end they all have."""
+    def run(self, minute: int) -> bool:
+        """Send the messages that the receivers do not have yet, and forget the incidents whose end they all have.
+
+        Return False if nothing can be recorded; `minute` is that of the hour.
+        """
+        if not self._save() and minute:
+            return False
         receivers = self._found["receivers"]
         with ThreadPoolExecutor(len(receivers)) as pool:
             list(pool.map(self._send_to, receivers))
         for key, incident in list(self._state.items()):
             if incident["endsAt"] and not set(_waiting(incident)) & set(receivers):
                 del self._state[key]
-        self._save()
+        return self._save()
 
     def _send_to(self, name: str) -> None:
         """Send to one receiver until it fails; the next run begins with the other incidents."""
@@ -152,10 +158,22 @@ class Delivery:
                     self._state[key] = self._state.pop(key)
                     return
 
-    def _save(self) -> None:
-        new = Path(f"{self._file}.new")
-        new.write_text(json.dumps(self._state, indent=1) + "\n")
-        os.replace(new, self._file)
+    def _save(self) -> bool:
+        """Replace the record; on a full disk, write to the space that it has. Return False if that fails as well."""
+        text, new = f"{json.dumps(self._state, indent=1)}\n".encode().ljust(_RECORD), Path(f"{self._file}.new")
+        try:
+            try:
+                new.write_bytes(text)
+                os.replace(new, self._file)
+            except OSError:
+                new.unlink(missing_ok=True)
+                with self._file.open("r+b") as file:
+                    file.write(text)
+                    file.truncate()
+        except OSError as error:
+            print(f"cannot write {self._file}, messages are sent again once an hour: {error}", file=sys.stderr)
+            return False
+        return True
 
 
 def _post(found: Mapping[str, Any], receiver: str, incident: Incident) -> int:
@@ -202,7 +220,8 @@ def main() -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     begun = dict(incidents(found, metrics, sign.stat().st_mtime, time.time()))
     update(state, begun, now, unread(found, metrics))
-    Delivery(state, found, file).run()
+    if not Delivery(state, found, file).run(time.localtime().tm_min):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

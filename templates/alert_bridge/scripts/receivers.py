@@ -27,12 +27,16 @@ class NotSent(Exception):
     """A message that a receiver did not take; the text is the reason, without secrets."""
 
 
+class PartlySent(NotSent):
+    """A message that some recipients took, so that it must not be repeated; the text names the others."""
+
+
 def send(receiver: Mapping[str, Any], message: Message) -> None:
     """Send a message. Raises NotSent."""
     try:
         _SENDERS[receiver["kind"]](receiver, message)
     except NotSent as error:
-        raise NotSent(_redacted(str(error), receiver)) from None
+        raise type(error)(_redacted(str(error), receiver)) from None
     except Exception as error:  # noqa: BLE001 - a plugin of Apprise may raise anything
         raise NotSent(_redacted(f"{type(error).__name__}: {error}", receiver)) from None
 
@@ -46,15 +50,16 @@ def _mail(receiver: Mapping[str, Any], message: Message) -> None:
     try:
         server = _connected(receiver)
         if receiver["user"]:
-            server.login(receiver["user"], receiver["password"])
-        server.send_message(mail)
+            log_in(server, receiver)
+        refused = server.send_message(mail)
         with suppress(OSError, smtplib.SMTPException):  # the server has the message already
             server.quit()
+        if refused:
+            raise PartlySent(f"{address} refuses some recipients: {_recipients(refused)}")
     except smtplib.SMTPAuthenticationError as error:
         raise NotSent(f"{address} refuses the user or the password: {_answer(error)}") from None
     except smtplib.SMTPRecipientsRefused as error:
-        refused = "; ".join(f"{to}: {code} {_text(text)}" for to, (code, text) in error.recipients.items())
-        raise NotSent(f"{address} refuses the recipients: {refused}") from None
+        raise NotSent(f"{address} refuses the recipients: {_recipients(error.recipients)}") from None
     except smtplib.SMTPResponseException as error:
         raise NotSent(f"{address} refuses the message: {_answer(error)}") from None
     except ssl.SSLCertVerificationError as error:
@@ -63,14 +68,52 @@ def _mail(receiver: Mapping[str, Any], message: Message) -> None:
         raise NotSent(f"cannot send over {address}: {_reason(error)}") from None
 
 
-def _connected(receiver: Mapping[str, Any]) -> smtplib.SMTP:
+def _recipients(refused: Mapping[str, tuple[int, bytes]]) -> str:
+    return "; ".join(f"{to}: {code} {_text(text)}" for to, (code, text) in refused.items())
+
+
+class _Utf8(str):
+    """A text that smtplib sends in UTF-8, as servers expect it (RFC 4616), though it asks for ASCII."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "", errors: str = "strict") -> bytes:
+        """Encode in UTF-8."""
+        return super().encode("utf-8", errors)
+
+
+class Smtp(smtplib.SMTP):
+    """A client that logs in with any user and password."""
+
+    def auth(
+        self, mechanism: str, authobject: Callable[..., str | None], *, initial_response_ok: bool = True
+    ) -> tuple[int, bytes]:
+        """See smtplib.SMTP.auth."""
+
+        def answer(challenge: bytes | None = None) -> str | None:
+            found = authobject(challenge)
+            return None if found is None else _Utf8(found)
+
+        return super().auth(mechanism, answer, initial_response_ok=initial_response_ok)  # type: ignore[arg-type]
+
+
+class _SmtpOverTls(Smtp, smtplib.SMTP_SSL):
+    """The same, with TLS from the start."""
+
+
+def log_in(server: Smtp, receiver: Mapping[str, Any]) -> None:
+    """Log in. Raises SMTPException."""
+    server.login(receiver["user"], _Utf8(receiver["password"]))
+
+
+def _connected(receiver: Mapping[str, Any]) -> Smtp:
     """Connect, over TLS if the server has it. With a password, the server's certificate has to be valid."""
     host, port, context = receiver["host"], receiver["port"], ssl.create_default_context()
     if not receiver["user"]:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if port == smtplib.SMTP_SSL_PORT:
-        return smtplib.SMTP_SSL(host, port, timeout=_TIMEOUT, context=context)
-    server = smtplib.SMTP(host, port, timeout=_TIMEOUT)
+        return _SmtpOverTls(host, port, timeout=_TIMEOUT, context=context)
+    server = Smtp(host, port, timeout=_TIMEOUT)
     server.ehlo()
     if server.has_extn("starttls"):
         server.starttls(context=context)
@@ -121,7 +164,7 @@ def _apprise(receiver: Mapping[str, Any], message: Message) -> None:
 
     target, seen = apprise.Apprise(), _Warnings()
     logging.getLogger("apprise").addHandler(seen)
-    if not target.add(receiver["url"]):
+    if not target.add([receiver["url"]]):  # it would split a text at a comma
         raise NotSent("; ".join(["Apprise cannot read the URL", *seen.texts]))
     for service in target:
         if service.overflow_mode == apprise.OverflowMode.UPSTREAM:  # the service would refuse a long message

@@ -1,7 +1,10 @@
 """Send the message in standard input, a JSON as of Alertmanager's webhook, through one receiver.
 
-With `--test`, send a test message through each receiver, and print the results as JSON: by receiver, the reason why it
-did not take the message; empty if it did.
+Print the reason why the receiver did not take the message, or which recipients did not; the exit status is 1 only if
+none took it.
+
+With `--test`, send a test message through each receiver, and print the reasons by receiver as JSON; they are empty for
+those that took the message. The exit status is 1 if there is a reason.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Any
 
 import settings
 from messages import message_of
-from receivers import NotSent, send
+from receivers import NotSent, PartlySent, send
 
 
 def test_payload(container: str) -> Mapping[str, Any]:
@@ -33,7 +36,7 @@ def test_payload(container: str) -> Mapping[str, Any]:
 
 
 def main() -> int:
-    """Parse the options and send; the exit status is 1 if a receiver did not take its message."""
+    """Parse the options and send; see the module's docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("receiver", nargs="?", help="name of the receiver")
     parser.add_argument("--test", action="store_true", help="send a test message through each receiver")
@@ -44,19 +47,20 @@ def main() -> int:
     payload = test_payload(found["container"]) if options.test else json.load(sys.stdin)
     message = message_of(payload, found["lab"])
 
-    def reason(receiver: Mapping[str, Any]) -> str:
+    def failure(receiver: Mapping[str, Any]) -> NotSent | None:
         try:
             send(receiver, message)
         except NotSent as error:
-            return str(error)
-        return ""
+            return error
+        return None
 
     if not options.test:
-        failure = reason(receivers[options.receiver])
-        print(failure)
-        return int(bool(failure))
+        refusal = failure(receivers[options.receiver])
+        print(refusal or "")
+        return int(not isinstance(refusal, PartlySent | None))
     with ThreadPoolExecutor(len(receivers)) as pool:
-        reasons = dict(zip(receivers, pool.map(reason, receivers.values()), strict=True))
+        failures = zip(receivers, pool.map(failure, receivers.values()), strict=True)
+        reasons = {name: str(each or "") for name, each in failures}
     print(json.dumps(reasons))
     return int(any(reasons.values()))
 
