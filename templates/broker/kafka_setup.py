@@ -54,17 +54,17 @@ def log_in(settings: Mapping[str, Any]) -> Admin:
     raise SystemExit(f"Redpanda refuses the password of {user}, and the former one in {former}")
 
 
-def set_identities(admin: Admin, passwords: Mapping[str, str]) -> None:
-    """Create the identities, or change their passwords; delete all others."""
+def set_identities(admin: Admin, passwords: Mapping[str, str], own: str) -> None:
+    """Create the identities, or change their passwords; delete all others. The last change is that of the own login."""
     present = set(admin.request("GET", "/v1/security/users"))
-    for user, password in passwords.items():
-        body = {"username": user, "password": password, "algorithm": _MECHANISM}
+    for user in sorted(present - set(passwords)):
+        admin.request("DELETE", f"/v1/security/users/{user}")
+    for user in sorted(passwords, key=lambda name: name == own):
+        body = {"username": user, "password": passwords[user], "algorithm": _MECHANISM}
         if user in present:
             admin.request("PUT", f"/v1/security/users/{user}", body)
         else:
             admin.request("POST", "/v1/security/users", body)
-    for user in sorted(present - set(passwords)):
-        admin.request("DELETE", f"/v1/security/users/{user}")
 
 
 class Rpk:
@@ -118,7 +118,7 @@ def set_rights(rpk: Rpk, acls: Mapping[str, Sequence[Mapping[str, Any]]]) -> Non
 def main(settings: Mapping[str, Any]) -> None:
     """Set everything; see the module's docstring."""
     admin, former = log_in(settings), Path(settings["former"])
-    set_identities(admin, settings["passwords"])
+    set_identities(admin, settings["passwords"], settings["user"])
     former.touch(mode=0o600)
     former.write_text(settings["passwords"][settings["user"]])
     admin = log_in(settings)
