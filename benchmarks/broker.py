@@ -1,8 +1,8 @@
 """Benchmark of the broker: `python -m benchmarks.broker [rows] [nats|kafka]`. PostgreSQL 16 with fsync on.
 
 Rows are published over TLS, consumed and committed, and compared with one raw psycopg COPY of the same rows in the same
-run. NATS writes each message through to the disk. In place of Redpanda, Tansu keeps them in memory: its figures are those
-of the clients.
+run. NATS writes each message through to the disk. Tansu, in place of Redpanda, keeps them in memory: its figures are
+those of the clients.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -32,6 +32,8 @@ from broker_sink import BrokerSink  # isort: skip
 from raw_tables import Batch  # isort: skip
 from spool import observation_line  # isort: skip
 
+Broker = NatsServer | TansuServer
+SERVERS: Mapping[str, Callable[..., AbstractContextManager[Broker]]] = {"nats": nats_server, "kafka": tansu_server}
 _BATCH = 10_000  # rows, as the ingestion flushes them
 _MOST_MEMORY = 120  # MB
 
@@ -70,7 +72,7 @@ def through(server: pg.Server, database: str, count: int, kind: str, folder: Pat
     with server.connect(database) as connection:
         connection.execute("truncate raw.weather_observations")
     lines = [observation_line(city, "imperial", dt, text) for city, dt, text in wanted]
-    with {"nats": nats_server, "kafka": tansu_server}[kind](folder / kind, disk=1 << 30) as broker:
+    with SERVERS[kind](folder / kind, disk=1 << 30) as broker:
         process = consumer(server, database, broker, folder)
         try:
             sink = BrokerSink(Access.read(broker.environment("ingestion")), "@hourly", {})

@@ -125,7 +125,6 @@ def redpanda_steps(context: ServiceContext, disk: Size) -> Sequence[Step]:
         Packages(["python3", "python3-venv", "ca-certificates", "dbus"]),
         UvInstall((locks / "uv.txt").read_bytes()),
         *(Directory(each) for each in (SETTINGS, FOLDER, _FOLDER)),
-        Directory(_DATA, user, user, 0o750),
         venv,
         certificate,
         SANDBOX.file(),
@@ -192,6 +191,7 @@ def _server_files(context: ServiceContext, certificate: str) -> Iterator[File]:
     unit = render(
         "broker/redpanda.service.j2",
         config=f"{_FOLDER}/redpanda.yaml",
+        folder=_DATA,
         memory=_SERVER_MEMORY,
         environment=_login(UNIT),
         sandbox=SANDBOX,
