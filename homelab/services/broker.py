@@ -191,6 +191,8 @@ class Broker(Service):
             return Health(False, f"full: {shown}; {spool}. See the consumer, or raise `disk`", facts, ready=True)
         if share >= _NEARLY_FULL:
             return Health(False, f"nearly full: {shown}. See the consumer, or raise `disk`", facts, ready=True)
+        if facts.get("problem"):
+            return Health(False, f"{shown}; {facts['problem']}", facts, ready=True)
         if facts["pending"] and not facts["read"]:
             return Health(False, f"{shown}; no consumer reads them", facts, ready=True)
         return Health(True, shown, facts)

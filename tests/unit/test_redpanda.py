@@ -219,6 +219,9 @@ def test_the_kind_cannot_change_while_messages_wait(
 def test_health_is_that_of_nats() -> None:
     health = Broker(kind="kafka").assess(state(messages=9, bytes=800_000_000, read=1))
     assert (health.healthy, health.summary[:44]) == (False, "nearly full: 9 messages waiting, 80% of 1GB.")
+    health = Broker(kind="kafka").assess(state(problem="cannot delete stored messages: X"))
+    assert (health.healthy, health.ready) == (False, True)
+    assert health.summary == "0 messages waiting, 0% of 1GB; cannot delete stored messages: X"
 
 
 class Admin(ThreadingHTTPServer):

@@ -22,7 +22,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from broker_access import Access
-from broker_client import GROUP, BrokerError, Delivery, Receipt, subjects
+from broker_client import GROUP, RUNS, BrokerError, Delivery, Receipt, subjects
 
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the errors that it logs are raised, too
 _DEADLINE = 10  # seconds for a connection, and for a request with its repetitions
@@ -35,11 +35,13 @@ class KafkaPublisher:
 
     def __init__(self, producer: AIOKafkaProducer, offsets: AIOKafkaConsumer, limit: int) -> None:
         self._producer, self._offsets, self._limit = producer, offsets, limit
+        self._mean = 1000.0  # bytes of an observation, until the first ones are published
 
     @classmethod
     async def open(cls, access: Access) -> KafkaPublisher:
         """Connect. Raises BrokerError."""
-        settings = client_settings(access)
+        async with kafka_errors():
+            settings = client_settings(access)
         producer = AIOKafkaProducer(**settings, acks="all", max_request_size=_LARGEST, max_batch_size=_BATCH)
         opened = cls(producer, AIOKafkaConsumer(**settings, group_id=GROUP, enable_auto_commit=False), access.limit)
         try:
@@ -54,7 +56,7 @@ class KafkaPublisher:
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> Sequence[Receipt]:
         """See Publisher. A duplicate is not recognised."""
         if self._limit:
-            await self._require_room([len(payload) for _, payload in messages])
+            await self._require_room(messages)
         async with kafka_errors(3 * _DEADLINE):
             # One after another, as the order of concurrent calls is not that of their messages.
             sent = [await self._producer.send(subject, payload, partition=0) for subject, payload in messages]
@@ -63,10 +65,12 @@ class KafkaPublisher:
                 raise errors[0]
         return [Receipt(each.offset, False) for each in found if not isinstance(each, BaseException)]
 
-    async def _require_room(self, sizes: Sequence[int]) -> None:
-        """Raise BrokerError if the waiting messages, each with the mean size of the new ones, reach the limit."""
-        waiting = await self._count_waiting()
-        estimate = sum(sizes) * (1 + waiting / max(1, len(sizes)))
+    async def _require_room(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Raise BrokerError if the waiting messages, each with the mean size of observations, reach the limit."""
+        waiting, new = await self._count_waiting(), sum(len(payload) for _, payload in messages)
+        if messages and messages[0][0] != RUNS:  # a record of a run can be much larger
+            self._mean = new / len(messages)
+        estimate = waiting * self._mean + new
         if estimate > self._limit:
             text = f"about {estimate / 1e6:.0f} of {self._limit / 1e6:.0f} MB with the new ones"
             raise BrokerError(f"broker: full: {waiting} messages wait, {text}")
@@ -117,9 +121,10 @@ class KafkaReader:
 
 async def kafka_readers(access: Access, subjects: Sequence[str]) -> Sequence[KafkaReader]:
     """Return a reader for each subject. Raises BrokerError."""
-    settings, opened = client_settings(access), list[AIOKafkaConsumer]()
+    opened = list[AIOKafkaConsumer]()
     try:
         async with kafka_errors():
+            settings = client_settings(access)
             for _ in subjects:
                 consumer = AIOKafkaConsumer(
                     **settings, group_id=GROUP, enable_auto_commit=False, auto_offset_reset="earliest"
