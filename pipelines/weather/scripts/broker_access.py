@@ -24,13 +24,19 @@ class Access:
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Access:
         """Read the environment: KAFKA_URL, …, or else NATS_URL, …. Raises KeyError for a missing variable."""
-        name = "KAFKA" if "KAFKA_URL" in environment else "NATS"
+        if "KAFKA_URL" in environment:
+            return cls(
+                url=environment["KAFKA_URL"],
+                user=environment["KAFKA_USER"],
+                password=environment["KAFKA_PASSWORD"],
+                ca_file=environment.get("KAFKA_CA_FILE", ""),
+                limit=int(environment.get("KAFKA_LIMIT", "0")),
+            )
         return cls(
-            url=environment[f"{name}_URL"],
-            user=environment[f"{name}_USER"],
-            password=environment[f"{name}_PASSWORD"],
-            ca_file=environment.get(f"{name}_CA_FILE", ""),
-            limit=int(environment.get("KAFKA_LIMIT", "0")),
+            url=environment["NATS_URL"],
+            user=environment["NATS_USER"],
+            password=environment["NATS_PASSWORD"],
+            ca_file=environment.get("NATS_CA_FILE", ""),
         )
 
     @property
