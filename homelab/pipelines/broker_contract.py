@@ -33,15 +33,20 @@ def broker_variables(inventory: Inventory, user: str, ca_file: str, password: st
     container = inventory.container_with("broker")
     service = container.services["broker"]
     (endpoint,) = service.endpoints()
-    found = {
+    variables = {
         "URL": f"{_SCHEMES[endpoint.name]}://{container.address}:{endpoint.port}",
         "USER": user,
         **({"PASSWORD": password} if password else {}),
         "CA_FILE": ca_file,
     }
-    if endpoint.name == "kafka":  # which refuses no message: the ingestion does
-        found["LIMIT"] = str(cast(_HasLimit, service).disk.bytes)
-    return {f"{endpoint.name.upper()}_{name}": value for name, value in found.items()}
+    return {f"{endpoint.name.upper()}_{name}": value for name, value in variables.items()}
+
+
+def publisher_variables(inventory: Inventory) -> Mapping[str, str]:
+    """Return further variables of the ingestion: Kafka refuses no message, so the ingestion does."""
+    service = inventory.container_with("broker").services["broker"]
+    (endpoint,) = service.endpoints()
+    return {"KAFKA_LIMIT": str(cast(_HasLimit, service).disk.bytes)} if endpoint.name == "kafka" else {}
 
 
 def password_variable(inventory: Inventory) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from homelab.errors import InputError
 from homelab.model import ServiceContext, Step, Weather
 from homelab.paths import bundled_path
-from homelab.pipelines.broker_contract import broker_variables
+from homelab.pipelines.broker_contract import broker_variables, publisher_variables
 from homelab.pipelines.layout import SHARED_SCRIPTS, SHARED_VENV, Layout
 from homelab.steps import File
 
@@ -26,13 +26,11 @@ def weather_variables(context: ServiceContext, layout: Layout, ca_file: str) -> 
         return None
     cities = [{key: value for key, value in asdict(city).items() if value is not None} for city in weather.cities]
     file = weather.cities_file and cities_path(layout, weather.cities_file)
-    to_broker = weather.to == "broker"
-    return {
-        "options": weather,
-        "cities": cities,
-        "cities_file": file,
-        "broker": broker_variables(context.inventory, BROKER_USER, ca_file) if to_broker else {},
-    }
+    broker = {}
+    if weather.to == "broker":
+        inventory = context.inventory
+        broker = {**broker_variables(inventory, BROKER_USER, ca_file), **publisher_variables(inventory)}
+    return {"options": weather, "cities": cities, "cities_file": file, "broker": broker}
 
 
 def require_script(folder: Path, name: str, action: str, part: str) -> None:

