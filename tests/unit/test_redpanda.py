@@ -216,6 +216,16 @@ def test_the_kind_cannot_change_while_messages_wait(
     assert (step.check([Result("", done.returncode, done.stdout.strip())]) is not None) == refused
 
 
+def test_the_deploy_waits_for_the_state_of_all_topics(tmp_path: Path) -> None:
+    step = named(broker_steps(tmp_path), "the broker shows its topics")
+    program = tmp_path / "report.py"
+    program.write_text('print(\'{"limit_bytes": 1000000000, "pending": 0, "consumers": 5, "read": 5}\')')
+    text = step.command.replace("/opt/homelab/broker/report.py", str(program)).replace("sleep 1", "exit 9")
+    assert subprocess.run(["sh", "-c", text]).returncode == 0
+    program.write_text(program.read_text().replace("5,", "4,"))
+    assert subprocess.run(["sh", "-c", text]).returncode == 9
+
+
 def test_health_is_that_of_nats() -> None:
     health = Broker(kind="kafka").assess(state(messages=9, bytes=800_000_000, read=1))
     assert (health.healthy, health.summary[:44]) == (False, "nearly full: 9 messages waiting, 80% of 1GB.")
