@@ -109,8 +109,9 @@ def test_the_ingestion_refuses_to_fill_the_disk(tmp_path: Path, server: pg.Serve
 def test_the_state_is_shown_while_the_broker_answers(running: Stack) -> None:
     with running.broker.trimmed():
         assert running.hour() == EXIT.success
-        until(lambda: '"messages": 202' in running.broker.shown("json"))
-        assert json.loads(running.broker.shown("json"))["consumers"] == 5
+        until(lambda: "homelab_broker_messages 0\n" not in running.broker.shown("metrics"))
+        state = json.loads(running.broker.shown("json"))
+        assert (state["consumers"], state["limit_bytes"], state["problem"]) == (5, running.broker.disk, "")
         running.consume()
         until(lambda: "homelab_broker_messages 0\n" in running.broker.shown("metrics"))
         # Tansu cannot delete messages.
