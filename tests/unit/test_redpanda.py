@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
+from homelab.certificates import Authority, Names
 from homelab.errors import InputError
 from homelab.host import Result
 from homelab.inventory import load
@@ -33,6 +35,9 @@ from tests.scripts import IN_CONTAINER
 from tests.unit.test_broker import state
 from tests.unit.test_ingestion_service import context, steps
 from tests.unit.test_openpgp import BOOKWORM, FINGERPRINT
+
+from broker_access import Access  # isort: skip
+from broker_kafka import client_settings  # isort: skip
 
 TOPICS = list(CONSUMERS.values())
 REPOSITORY = {"uri": "https://linux.pkg.redpanda.com/apt", "suite": "redpanda-apt", "components": ["main"]}
@@ -158,6 +163,26 @@ def test_clients_have_the_address_the_login_and_the_limit(tmp_path: Path) -> Non
     (venv,) = (each for each in consumer if isinstance(each, Venv))
     assert b"aiokafka==" in venv.lock
     assert b"nats-py" not in venv.lock
+
+
+@pytest.mark.parametrize(
+    ("user", "with_ca", "protocol"),
+    [("x", True, "SASL_SSL"), ("", True, "SSL"), ("x", False, "SASL_PLAINTEXT"), ("", False, "PLAINTEXT")],
+)
+def test_the_client_logs_in_with_a_user_and_verifies_with_a_ca(
+    tmp_path: Path, user: str, with_ca: bool, protocol: str
+) -> None:
+    (tmp_path / "ca.crt").write_text(Authority.create("lab", Names.of({"broker"}, set())).certificate)
+    ca_file = str(tmp_path / "ca.crt") if with_ca else ""
+    found = Access.read(
+        {"KAFKA_URL": "kafka://10.0.0.5:9092", "KAFKA_USER": user, "KAFKA_PASSWORD": "p", "KAFKA_CA_FILE": ca_file}
+    )
+    settings = client_settings(found)
+    assert (settings["bootstrap_servers"], settings["security_protocol"]) == ("10.0.0.5:9092", protocol)
+    assert settings.get("sasl_mechanism") == ("SCRAM-SHA-256" if user else None)
+    if with_ca:
+        assert settings["ssl_context"].verify_mode is ssl.CERT_REQUIRED
+        assert settings["ssl_context"].check_hostname
 
 
 def test_the_firewall_admits_the_clients_only(tmp_path: Path) -> None:
