@@ -136,6 +136,10 @@ def test_several_consumers_share_the_work(tmp_path: Path, server: pg.Server) -> 
         states = [tmp_path / f"consumer-{part}" / "state.json" for part in range(2)]
         until(lambda: sum(json.loads(each.read_text())["stored"] for each in states) == CITIES)
         assert 0 < json.loads(states[0].read_text())["stored"] < CITIES
+        for part, consumer in enumerate(running.consumers):
+            consumer.terminate()
+            assert consumer.wait(20) == EXIT.success
+            assert (tmp_path / f"consumer-{part}" / "log").read_text() == ""
 
 
 def test_kills_of_broker_consumer_and_postgresql(tmp_path: Path, server: pg.Server, s3: dict[str, str]) -> None:

@@ -65,6 +65,10 @@ class Reader(Protocol):
         """Return up to `count` messages, none after `seconds` without one. Raises BrokerError."""
         ...
 
+    async def close(self) -> None:
+        """Release the connection at the end of the process."""
+        ...
+
 
 async def open_publisher(access: Access) -> Publisher:
     """Connect, with the protocol of the address. Raises BrokerError."""

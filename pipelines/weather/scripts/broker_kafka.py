@@ -112,6 +112,10 @@ class KafkaReader:
                 return Delivery([], _nothing)
         return Delivery([each.value or b"" for each in records], partial(self._commit, records[-1].offset + 1))
 
+    async def close(self) -> None:
+        """See Reader."""
+        await _closed(self._consumer.stop())
+
     async def _commit(self, offset: int) -> None:
         self._uncommitted = offset  # the broker does not deliver its messages again to this consumer
         async with kafka_errors():

@@ -77,6 +77,9 @@ class NatsReader:
                     raise BrokerError("broker: disconnected") from None
         return Delivery([message.data for message in messages], partial(_acknowledge, messages))
 
+    async def close(self) -> None:
+        """See Reader; the end of the process closes the connection."""
+
 
 async def _acknowledge(messages: Sequence[Msg]) -> None:
     with broker_errors():

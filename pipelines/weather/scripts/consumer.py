@@ -227,6 +227,7 @@ async def run(access: Access, mine: Sequence[str], state: State) -> None:
     done, _ = await asyncio.wait([end, *workers], return_when=asyncio.FIRST_COMPLETED)
     for worker in workers:
         worker.cancel()
+    await asyncio.gather(*(reader.close() for reader in readers))
     for each in done - {end}:
         each.result()  # raises: systemd starts the consumer again
 
