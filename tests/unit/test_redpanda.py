@@ -5,6 +5,7 @@ No package registry has the server: no test runs it. tests/integration/test_kafk
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import ssl
@@ -15,6 +16,7 @@ from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,8 +38,11 @@ from tests.unit.test_broker import state
 from tests.unit.test_ingestion_service import context, steps
 from tests.unit.test_openpgp import BOOKWORM, FINGERPRINT
 
+from aiokafka.errors import KafkaConnectionError  # isort: skip
+from aiokafka.structs import TopicPartition  # isort: skip
 from broker_access import Access  # isort: skip
-from broker_kafka import client_settings  # isort: skip
+from broker_client import BrokerError  # isort: skip
+from broker_kafka import KafkaReader, client_settings  # isort: skip
 
 TOPICS = list(CONSUMERS.values())
 REPOSITORY = {"uri": "https://linux.pkg.redpanda.com/apt", "suite": "redpanda-apt", "components": ["main"]}
@@ -183,6 +188,43 @@ def test_the_client_logs_in_with_a_user_and_verifies_with_a_ca(
     if with_ca:
         assert settings["ssl_context"].verify_mode is ssl.CERT_REQUIRED
         assert settings["ssl_context"].check_hostname
+
+
+class FakeConsumer:
+    """A consumer of one message, whose first commit fails."""
+
+    def __init__(self) -> None:
+        self.committed, self.failures, self.records = list[int](), 1, [SimpleNamespace(value=b"line", offset=7)]
+
+    def assign(self, partitions: Sequence[TopicPartition]) -> None:
+        self.partitions = partitions
+
+    async def getmany(self, partition: TopicPartition, **_: int) -> dict[TopicPartition, list[SimpleNamespace]]:
+        found, self.records = self.records, []
+        return {partition: found}
+
+    async def end_offsets(self, partitions: Sequence[TopicPartition]) -> None:
+        """Answer."""
+
+    async def commit(self, offsets: dict[TopicPartition, int]) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise KafkaConnectionError
+        self.committed += offsets.values()
+
+
+def test_an_acknowledgement_that_failed_is_repeated_without_a_further_message() -> None:
+    async def work() -> None:
+        consumer = FakeConsumer()
+        reader = KafkaReader(consumer, "weather.runs")
+        delivery = await reader.read(10, 0.1)
+        assert delivery.payloads == [b"line"]
+        with pytest.raises(BrokerError, match="broker: "):
+            await delivery.acknowledge()
+        assert (await reader.read(10, 0.1)).payloads == []
+        assert consumer.committed == [8]
+
+    asyncio.run(work())
 
 
 def test_the_firewall_admits_the_clients_only(tmp_path: Path) -> None:
