@@ -1,6 +1,8 @@
-"""Benchmark of the broker: `python -m benchmarks.broker [rows]`. PostgreSQL 16 and NATS over TLS, both with fsync on.
+"""Benchmark of the broker: `python -m benchmarks.broker [rows] [nats|kafka]`. PostgreSQL 16 with fsync on.
 
-Rows are published, consumed and committed, and compared with one raw psycopg COPY of the same rows in the same run.
+Rows are published over TLS, consumed and committed, and compared with one raw psycopg COPY of the same rows in the same
+run. NATS writes each message through to the disk. Tansu, in place of Redpanda, keeps them in memory: its figures are
+those of the clients.
 """
 
 from __future__ import annotations
@@ -10,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -22,6 +24,7 @@ from homelab.model import DatabaseGrant
 from homelab.services.raw_schema import raw_grants
 from tests.integration import pg
 from tests.integration.nats_server import NatsServer, nats_server
+from tests.integration.tansu_server import TansuServer, tansu_server
 from tests.scripts import SCRIPTS
 
 from broker_access import Access  # isort: skip
@@ -29,6 +32,8 @@ from broker_sink import BrokerSink  # isort: skip
 from raw_tables import Batch  # isort: skip
 from spool import observation_line  # isort: skip
 
+Broker = NatsServer | TansuServer
+SERVERS: Mapping[str, Callable[..., AbstractContextManager[Broker]]] = {"nats": nats_server, "kafka": tansu_server}
 _BATCH = 10_000  # rows, as the ingestion flushes them
 _MOST_MEMORY = 120  # MB
 
@@ -39,7 +44,9 @@ def memory(pid: int) -> float:
     return int(text.partition("Pss:")[2].split()[0]) / 1024
 
 
-def consumer(server: pg.Server, database: str, broker: NatsServer, folder: Path) -> subprocess.Popen[bytes]:
+def consumer(
+    server: pg.Server, database: str, broker: NatsServer | TansuServer, folder: Path
+) -> subprocess.Popen[bytes]:
     """Start a consumer."""
     environment = {
         **os.environ,
@@ -58,14 +65,14 @@ def stored(server: pg.Server, database: str) -> int:
         return count
 
 
-def through(server: pg.Server, database: str, count: int, folder: Path) -> Iterator[Row]:
+def through(server: pg.Server, database: str, count: int, kind: str, folder: Path) -> Iterator[Row]:
     """Compare the way through the broker with COPY."""
     wanted = rows(count)
     copy = raw_copy(server, database, wanted)
     with server.connect(database) as connection:
         connection.execute("truncate raw.weather_observations")
     lines = [observation_line(city, "imperial", dt, text) for city, dt, text in wanted]
-    with nats_server(folder / "nats", disk=1 << 30) as broker:
+    with SERVERS[kind](folder / kind, disk=1 << 30) as broker:
         process = consumer(server, database, broker, folder)
         try:
             sink = BrokerSink(Access.read(broker.environment("ingestion")), "@hourly", {})
@@ -85,7 +92,7 @@ def through(server: pg.Server, database: str, count: int, folder: Path) -> Itera
             process.wait(20)
     rate = f"{count / taken:,.0f} rows/s"
     yield Row(
-        f"through the broker, {count:,} rows",
+        f"through the broker ({kind}), {count:,} rows",
         rate,
         f"raw COPY {count / copy:,.0f} rows/s",
         f"{copy / taken:.0%}",
@@ -114,8 +121,9 @@ def deployed_for_a_consumer() -> Iterator[tuple[pg.Server, str]]:
 def main() -> None:
     """Measure and print one table; the exit code is 1 if an aim is missed."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
+    kind = sys.argv[2] if len(sys.argv) > 2 else "nats"
     with deployed_for_a_consumer() as (server, database), tempfile.TemporaryDirectory() as folder:
-        print_table(through(server, database, count, Path(folder)))
+        print_table(through(server, database, count, kind, Path(folder)))
 
 
 if __name__ == "__main__":

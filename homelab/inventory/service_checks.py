@@ -59,7 +59,7 @@ def check_ports(section: Section, services: Mapping[str, Service]) -> None:
 
 def check_memory(section: Section, services: Mapping[str, Service], memory: int | None) -> None:
     """Add a problem if a container has less memory than its services need."""
-    needs = {name: service.minimum_memory for name, service in services.items() if service.minimum_memory}
+    needs = {name: service.needed_memory() for name, service in services.items() if service.needed_memory()}
     if memory is not None and memory < sum(needs.values()):
         each = ", ".join(f"{name} {least}" for name, least in needs.items())
         section.problem(f"must be at least {sum(needs.values())} MiB for its services ({each})", "memory")

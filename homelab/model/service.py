@@ -158,6 +158,10 @@ class Service(ABC):
 
     instance: str = ""  # `photos` for `file_share@photos`; part of the names of its units, files and users
 
+    def needed_memory(self) -> int:
+        """Return the MiB that its container needs for it with these options."""
+        return self.minimum_memory
+
     def unsupported_options(self, distribution: Distribution) -> Iterable[tuple[str, str]]:
         """Return the options that this distribution does not support, each with the reason and the allowed values."""
         return ()

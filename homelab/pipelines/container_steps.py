@@ -10,6 +10,7 @@ from homelab.model import Inventory, Pipeline, ServiceContext, Step
 from homelab.model.options import SecretName, Size
 from homelab.model.stages import ANALYTICS, BUILD, CHECK, FETCH, INGESTION, Stage, stage_of
 from homelab.pipeline_contract import CLICKHOUSE_SETTINGS, EXIT, S3_SECRET
+from homelab.pipelines.broker_contract import password_variable
 from homelab.pipelines.clickhouse_login import BUILDER, clickhouse_secret, clickhouse_variables
 from homelab.pipelines.exclusion_view import ExclusionView
 from homelab.pipelines.layout import EXTENSIONS, SHARED_SCRIPTS, SHARED_VENV, Layout
@@ -225,7 +226,7 @@ def environment_text(
         postgres=postgres,
         ca_file=ca_file,
         shared_scripts=SHARED_SCRIPTS,
-        weather=weather_variables(context, layout),
+        weather=weather_variables(context, layout, ca_file),
         storage=storage.variables if storage else {},
         extensions=EXTENSIONS,
         clickhouse=clickhouse_variables(context, ca_file) if pipeline.clickhouse else {},
@@ -263,10 +264,11 @@ def secret_variables(
     inventory: Inventory, pipeline: Pipeline, stages: Sequence[Stage]
 ) -> Mapping[str, str | SecretName]:
     """Return the secret variables of some stages, each with the name of its secret in the store."""
-    storage, to_broker = inventory.object_storage(pipeline.name), inventory.weather and inventory.weather.to == "broker"
+    storage, weather = inventory.object_storage(pipeline.name), inventory.weather
+    to_broker = weather and weather.to == "broker" and fetches_weather(pipeline, stages)
     for_scripts = INGESTION in stages or pipeline.has_own_build
     return {
-        **({"NATS_PASSWORD": broker_secret(BROKER_USER)} if to_broker and fetches_weather(pipeline, stages) else {}),
+        **({password_variable(inventory): broker_secret(BROKER_USER)} if to_broker else {}),
         "PGPASSWORD": f"postgres-{pipeline.grant_of(stages[0]).role}",
         **({"DBT_PGPASSWORD": f"postgres-{pipeline.reader}"} if ANALYTICS in stages else {}),
         **({"S3_SECRET_ACCESS_KEY": storage.secret} if storage else {}),

@@ -14,7 +14,7 @@ from typing import Any
 from homelab.errors import InputError
 from homelab.model import ServiceContext, Step, Weather
 from homelab.paths import bundled_path
-from homelab.pipelines.broker_contract import PORT
+from homelab.pipelines.broker_contract import broker_variables, publisher_variables
 from homelab.pipelines.layout import SHARED_SCRIPTS, SHARED_VENV, Layout
 from homelab.steps import File
 
@@ -23,21 +23,18 @@ BUILT_IN = bundled_path("pipelines/weather")
 _LONG = 1 << 16  # bytes: a longer list of cities is compared by its hash, as its diff would be unreadable
 
 
-def weather_variables(context: ServiceContext, layout: Layout) -> Mapping[str, Any] | None:
+def weather_variables(context: ServiceContext, layout: Layout, ca_file: str) -> Mapping[str, Any] | None:
     """Return the values for the variables of the weather's scripts; None for another pipeline."""
     weather = context.inventory.weather
     if weather is None or not layout.pipeline.is_weather:
         return None
     cities = [{key: value for key, value in asdict(city).items() if value is not None} for city in weather.cities]
     file = weather.cities_file and cities_path(layout, weather.cities_file)
-    broker = context.inventory.container_with("broker").address if weather.to == "broker" else None
-    return {
-        "options": weather,
-        "cities": cities,
-        "cities_file": file,
-        "broker": broker and f"tls://{broker}:{PORT}",
-        "broker_user": BROKER_USER,
-    }
+    broker = {}
+    if weather.to == "broker":
+        inventory = context.inventory
+        broker = {**broker_variables(inventory, BROKER_USER, ca_file), **publisher_variables(inventory)}
+    return {"options": weather, "cities": cities, "cities_file": file, "broker": broker}
 
 
 def require_script(folder: Path, name: str, action: str, part: str) -> None:

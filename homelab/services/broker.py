@@ -1,4 +1,4 @@
-"""The service broker: NATS JetStream between the ingestion and PostgreSQL, over TLS, with one identity per client."""
+"""The service broker: NATS JetStream, or Redpanda, between the ingestion and PostgreSQL, with TLS and identities."""
 
 from __future__ import annotations
 
@@ -6,32 +6,42 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from shlex import quote
 from typing import Annotated, ClassVar, Literal
 
 from homelab.errors import HomelabError
-from homelab.host import Result, accepts_connections, argv
-from homelab.model import Container, Endpoint, Health, Inventory, Service, ServiceContext, Step
+from homelab.host import Result, accepts_connections
+from homelab.model import Container, Endpoint, Health, Service, ServiceContext, Step
 from homelab.model.options import Option, Size
 from homelab.paths import bundled_path
 from homelab.pipelines.broker_contract import CONSUMERS, SHARED_PARTS, STREAM
-from homelab.pipelines.broker_contract import PORT as PORT
 from homelab.pipelines.weather import BROKER_USER, broker_secret
 from homelab.render import render
-from homelab.sandbox import Sandbox
+from homelab.services.broker_parts import (
+    FOLDER,
+    METRICS,
+    MONITOR_PORT,
+    REPORT_FILE,
+    SANDBOX,
+    SETUP,
+    STATE,
+    UNIT,
+    consumer_user,
+    parts,
+    state_is_complete,
+)
 from homelab.services.lab_certificates import CA_FILE, server_certificate
 from homelab.services.monitoring import SETTINGS
 from homelab.services.password_stamp import Stamp, password_stamp
+from homelab.services.redpanda import MEMORY as REDPANDA_MEMORY
+from homelab.services.redpanda import PORT as REDPANDA_PORT
+from homelab.services.redpanda import TRIM_UNIT, redpanda_steps
 from homelab.steps import Command, Directory, File, Packages, Refuse, SystemdUnit, UvInstall, Venv, WaitFor
 
-UNIT = "homelab-broker.service"
-_SETUP = "setup"  # the identity that creates the stream and its consumers
-_MONITOR_PORT = 8222
+_NATS_PORT = 4222
 _MEMORY = 64  # MiB, the aim of the server's garbage collector
-_SANDBOX = Sandbox("homelab-broker", ("/var/lib/homelab-broker",))
 _CONFIG = f"{SETTINGS}/broker.conf"
-_FOLDER = "/opt/homelab/broker"
-_REPORT_FILE = f"{_FOLDER}/report.py"
-_REPORT = argv("python3", "-B", _REPORT_FILE)
+_REPORTS = {"nats": "/jsz?", "kafka": "/state"}  # a text that only the report of this kind has
 _NEARLY_FULL, _FULL = 0.8, 0.95  # of the disk limit
 
 
@@ -46,9 +56,11 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broker(Service):
-    """NATS JetStream: keeps the responses on the way from the ingestion to PostgreSQL."""
+    """NATS JetStream, or Redpanda with Kafka's protocol: keeps the responses on the way to PostgreSQL."""
 
-    kind: Annotated[Literal["nats"], Option("Program of the broker.")] = "nats"
+    kind: Annotated[
+        Literal["nats", "kafka"], Option("Program of the broker: NATS JetStream, or Redpanda with Kafka's protocol.")
+    ] = "nats"
     disk: Annotated[
         Size,
         Option(
@@ -61,24 +73,36 @@ class Broker(Service):
 
     def endpoints(self) -> Sequence[Endpoint]:
         """Return the endpoint for the ingestion and the consumers."""
-        return (Endpoint(name="nats", port=PORT, description="NATS", audience="dependents", tls=True, restricted=True),)
+        port, product = (REDPANDA_PORT, "Kafka") if self.kind == "kafka" else (_NATS_PORT, "NATS")
+        return (
+            Endpoint(name=self.kind, port=port, description=product, audience="dependents", tls=True, restricted=True),
+        )
+
+    def needed_memory(self) -> int:
+        """Return the memory of its kind."""
+        return REDPANDA_MEMORY if self.kind == "kafka" else self.minimum_memory
 
     def data_folders(self) -> Sequence[str]:
         """Return the folder with the waiting messages."""
-        return _SANDBOX.writable
+        return SANDBOX.writable
 
     def units(self) -> Sequence[str]:
-        """Return the unit of the server."""
-        return (UNIT,)
+        """Return the unit of the server; next to Redpanda, also the one that removes stored messages."""
+        return (UNIT, TRIM_UNIT) if self.kind == "kafka" else (UNIT,)
 
     def metric_commands(self, context: ServiceContext) -> Mapping[str, str]:
         """Return the command for the waiting messages, their limit, and the lag of the consumers."""
-        return {"broker": f"{_REPORT} metrics {_MONITOR_PORT}"}
+        return {"broker": METRICS}
 
     def steps(self, context: ServiceContext) -> Sequence[Step]:
-        """Return user, venv, certificate, configuration and unit, then the stream and its consumers."""
-        locks, user = bundled_path("pipelines/shared/requirements"), _SANDBOX.user
-        venv = Venv(f"{_FOLDER}/venv", (locks / "broker.txt").read_bytes())
+        """Return user, venv, certificate, configuration and unit, then the stream and its consumers, or the topics."""
+        if self.kind == "kafka":
+            return redpanda_steps(context, self.disk)
+        return self._nats_steps(context)
+
+    def _nats_steps(self, context: ServiceContext) -> Sequence[Step]:
+        locks, user = bundled_path("pipelines/shared/requirements"), SANDBOX.user
+        venv = Venv(f"{FOLDER}/venv", (locks / "broker.txt").read_bytes())
         certificate = server_certificate(context, "broker", user)
         config = File(
             _CONFIG,
@@ -86,10 +110,10 @@ class Broker(Service):
                 "broker/nats.conf.j2",
                 name=context.container.name,
                 address=context.container.address,
-                port=PORT,
-                monitor_port=_MONITOR_PORT,
+                port=_NATS_PORT,
+                monitor_port=MONITOR_PORT,
                 certificate=certificate.path,
-                folder=_SANDBOX.writable[0],
+                folder=SANDBOX.writable[0],
                 disk=self.disk.bytes,
                 identities=[asdict(each) for each in identities(context)],
             ),
@@ -102,23 +126,23 @@ class Broker(Service):
             program=f"{venv.path}/bin/nats-server",
             config=_CONFIG,
             memory=_MEMORY,
-            sandbox=_SANDBOX,
+            sandbox=SANDBOX,
         )
         unit = File(f"/etc/systemd/system/{UNIT}", text)
         setup, report = (
-            File(f"{_FOLDER}/{name}", bundled_path(f"templates/broker/{name}").read_bytes())
+            File(f"{FOLDER}/{name}", bundled_path(f"templates/broker/{name}").read_bytes())
             for name in ("setup.py", "report.py")
         )
         return (
-            *_SANDBOX.account(),
+            *SANDBOX.account(),
             Packages(["python3", "python3-venv", "ca-certificates", "dbus"]),
             UvInstall((locks / "uv.txt").read_bytes()),
             Directory(SETTINGS),
-            Directory(_FOLDER),
+            Directory(FOLDER),
             venv,
             certificate,
             config,
-            _SANDBOX.file(),
+            SANDBOX.file(),
             setup,
             report,
             unit,
@@ -132,27 +156,25 @@ class Broker(Service):
     def _stream(self, context: ServiceContext, python: str, setup: File) -> Command:
         """Return the step for the stream and its consumers; the password is on its standard input."""
         settings = {
-            "url": f"tls://{context.container.address}:{PORT}",
+            "url": f"tls://{context.container.address}:{_NATS_PORT}",
             "ca_file": CA_FILE,
             "stream": STREAM,
             "consumers": CONSUMERS,
             "disk": self.disk.bytes,
-            "user": _SETUP,
+            "user": SETUP,
         }
-        password = context.secret_store.secret(broker_secret(_SETUP)).reveal()
-        parts = [password_stamp(context, broker_secret(_SETUP)), json.dumps(settings).encode(), setup.content]
-        wanted = f'"limit_bytes": {self.disk.bytes},.*"consumers": {len(CONSUMERS)},'
-        present = f"{_REPORT} json {_MONITOR_PORT} | grep -q '{wanted}'"
+        password = context.secret_store.secret(broker_secret(SETUP)).reveal()
+        parts = [password_stamp(context, broker_secret(SETUP)), json.dumps(settings).encode(), setup.content]
         return Stamp("broker", hashlib.sha256(b"".join(parts)).hexdigest()).command(
             "the broker's stream and its consumers",
-            _SANDBOX.run(python, "-B", setup.path),
+            SANDBOX.run(python, "-B", setup.path),
             json.dumps({**settings, "password": password}).encode(),
-            [present],
+            [state_is_complete(self.disk.bytes)],
         )
 
     def health_probes(self) -> Sequence[str]:
         """Return the command for the state of the stream."""
-        return (f"{_REPORT} json {_MONITOR_PORT}",)
+        return (STATE,)
 
     def health(self, answers: Sequence[Result]) -> Health:
         """Return healthy if it has the stream, if this is not nearly full, and if a consumer reads waiting messages."""
@@ -169,21 +191,11 @@ class Broker(Service):
             return Health(False, f"full: {shown}; {spool}. See the consumer, or raise `disk`", facts, ready=True)
         if share >= _NEARLY_FULL:
             return Health(False, f"nearly full: {shown}. See the consumer, or raise `disk`", facts, ready=True)
+        if facts.get("problem"):
+            return Health(False, f"{shown}; {facts['problem']}", facts, ready=True)
         if facts["pending"] and not facts["read"]:
             return Health(False, f"{shown}; no consumer reads them", facts, ready=True)
         return Health(True, shown, facts)
-
-
-def consumer_user(container: Container) -> str:
-    """Return the identity of the consumer in a container."""
-    return f"consumer-{container.name}"
-
-
-def parts(inventory: Inventory, container: Container) -> Mapping[str, str]:
-    """Return the durable consumers that a container serves, with their subjects; the program divides them likewise."""
-    names = [each.name for each in inventory.containers_with("consumer")]
-    part = names.index(container.name)
-    return dict(each for number, each in enumerate(CONSUMERS.items()) if number % len(names) == part)
 
 
 def too_many(consumers: int) -> bool:
@@ -198,7 +210,7 @@ def identities(context: ServiceContext) -> Iterator[Identity]:
         return Identity(user, context.secret_store.secret(broker_secret(user)).reveal(), publish)
 
     inventory = context.inventory
-    yield identity(_SETUP, ("$JS.API.STREAM.>", "$JS.API.CONSUMER.>"))
+    yield identity(SETUP, ("$JS.API.STREAM.>", "$JS.API.CONSUMER.>"))
     if inventory.weather and inventory.weather.to == "broker":
         subjects = tuple(CONSUMERS.values())
         yield identity(BROKER_USER, (*subjects, f"$JS.API.CONSUMER.INFO.{STREAM}.*"))
@@ -210,22 +222,25 @@ def identities(context: ServiceContext) -> Iterator[Identity]:
 
 
 def no_waiting_messages(context: ServiceContext) -> Iterator[Step]:
-    """Yield the step that refuses to remove a broker with messages that are not in PostgreSQL yet."""
-    name = context.container.name
-    if "broker" in context.container.services:
-        return
+    """Yield the step that refuses to remove or replace a broker with messages that are not in PostgreSQL yet."""
+    name, service = context.container.name, context.container.services.get("broker")
+    same, action, back = "", "remove the broker from", "Put `broker` back, and remove it"
+    if isinstance(service, Broker):
+        same, action = f"grep -qF {quote(_REPORTS[service.kind])} {REPORT_FILE} || ", "change `kind` of the broker on"
+        back = "Put the former `kind` back, and change it"
     yield Refuse(
         "no messages are left in a broker",
-        f"[ ! -e {_REPORT_FILE} ] || {_REPORT} json {_MONITOR_PORT} | grep -q '\"messages\": 0,' || echo t",
+        f"[ ! -e {REPORT_FILE} ] || {same}{STATE} | grep -q '\"messages\": 0,' || echo t",
         HomelabError(
-            f"Cannot remove the broker from {name}: messages wait in it, or it does not answer",
+            f"Cannot {action} {name}: messages wait in it, or it does not answer",
             "Waiting messages are not in PostgreSQL yet.",
-            "Put `broker` back, and remove it when `homelab status` shows `0 messages waiting`. To give the messages "
-            f"up: `homelab ssh {name} -- rm {_REPORT_FILE}`.",
+            f"{back} when `homelab status` shows `0 messages waiting`. To give the messages "
+            f"up: `homelab ssh {name} -- rm {REPORT_FILE}`.",
         ),
     )
 
 
 def answers(container: Container) -> str:
     """Return shell text that succeeds if the broker of a container accepts connections."""
-    return accepts_connections(container.address, PORT)
+    (endpoint,) = container.services["broker"].endpoints()
+    return accepts_connections(container.address, endpoint.port)

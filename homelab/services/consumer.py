@@ -9,11 +9,13 @@ from typing import ClassVar
 
 from homelab.host import Result
 from homelab.model import DatabaseGrant, Health, Service, ServiceContext, Step
-from homelab.pipelines.broker_contract import PORT, SHARED_PARTS
-from homelab.pipelines.weather import broker_secret
+from homelab.model.inventory import WEATHER
+from homelab.pipelines.broker_contract import SHARED_PARTS, broker_variables
+from homelab.pipelines.weather import broker_secret, require_script
 from homelab.render import render
 from homelab.services.broker import answers as broker_answers
-from homelab.services.broker import consumer_user, too_many
+from homelab.services.broker import too_many
+from homelab.services.broker_parts import consumer_user
 from homelab.services.lab_certificates import CA_FILE
 from homelab.services.raw_writer import RawWriter
 from homelab.steps import WaitFor
@@ -57,14 +59,9 @@ class Consumer(Service):
         """Return user, venv, scripts, settings and unit. Raises InputError without the weather, or its scripts."""
         inventory = context.inventory
         broker, user = inventory.container_with("broker"), consumer_user(context.container)
-        settings = render(
-            "consumer/broker.env.j2",
-            broker=broker.address,
-            port=PORT,
-            user=user,
-            password=context.secret_store.secret(broker_secret(user)).reveal(),
-            ca_file=CA_FILE,
-        )
+        password = context.secret_store.secret(broker_secret(user)).reveal()
+        variables = broker_variables(inventory, user, CA_FILE, password)
+        settings = render("consumer/broker.env.j2", variables=variables)
         names = [each.name for each in inventory.containers_with("consumer")]
         wait = WaitFor(
             f"the broker of {broker.name} answers",
@@ -74,7 +71,11 @@ class Consumer(Service):
             context.wait_deadline(broker),
         )
         part = {"part": names.index(context.container.name), "parts": len(names)}
-        return _WRITER.steps(context, settings, part, [wait])
+        lock = "consumer.txt"
+        if "KAFKA_URL" in variables:
+            lock = "consumer-kafka.txt"
+            require_script(inventory.pipeline(WEATHER).folder, "broker_kafka.py", "deploy consumer", "client of Kafka")
+        return _WRITER.steps(context, settings, part, [wait], lock)
 
     def health_probes(self) -> Sequence[str]:
         """Return the commands for the state of its unit, for the state that it wrote, and for the container's time."""

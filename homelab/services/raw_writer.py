@@ -59,16 +59,21 @@ class RawWriter:
         return (argv("systemctl", "is-active", self.unit), self._read("state.json"), "date +%s")
 
     def steps(
-        self, context: ServiceContext, settings: bytes, values: Mapping[str, Any], waits: Sequence[Step] = ()
+        self,
+        context: ServiceContext,
+        settings: bytes,
+        values: Mapping[str, Any],
+        waits: Sequence[Step] = (),
+        lock: str = "consumer.txt",
     ) -> Sequence[Step]:
-        """Return user, venv, scripts, settings and unit; `values` are for the unit's template.
+        """Return user, venv, scripts, settings and unit; `values` are for the unit's template, `lock` is the venv's.
 
         Raises InputError without the weather, or if its copy does not have the script.
         """
         pipeline, locks = context.inventory.pipeline(WEATHER).folder, bundled_path("pipelines/shared/requirements")
         require_script(pipeline, f"{self.name}.py", f"deploy {self.name}", self.part)
         sandbox, folder = self.sandbox, f"/opt/homelab/{self.name}"
-        venv = Venv(f"{folder}/venv", (locks / "consumer.txt").read_bytes())
+        venv = Venv(f"{folder}/venv", (locks / lock).read_bytes())
         trees = [
             Tree(f"{folder}/scripts", Tree.of("", pipeline / "scripts", within=pipeline).files),
             Tree.of(f"{folder}/shared", bundled_path("pipelines/shared/scripts")),

@@ -16,8 +16,9 @@ from homelab.model.options import Option, Size
 from homelab.render import render
 from homelab.sandbox import Sandbox
 from homelab.services.lab_certificates import CA_FILE, server_certificate
+from homelab.services.masked_unit import masked_unit
 from homelab.services.monitoring import SETTINGS
-from homelab.steps import Command, Directory, File, Packages, SystemdUnit
+from homelab.steps import Directory, File, Packages, SystemdUnit
 
 PORT = 6379
 LOGIN = "redis-password"  # the secret with the password
@@ -101,7 +102,7 @@ class Redis(Service):
             File(_ENVIRONMENT, render("redis/redis-client.env.j2", password=password), mode=0o600, secret=True),
             File(_CLIENT, render("redis/homelab-redis.j2", address=address, port=PORT, **client), mode=0o700),
             unit,
-            _masked(f"{program}-server.service"),
+            masked_unit(f"{program}-server.service"),
             Packages([f"{program}-server", f"{program}-tools"]),
             SystemdUnit(UNIT, triggered_by=[certificate, config, unit], settle=0),
         )
@@ -139,13 +140,3 @@ def _program(container: Container) -> str:
             "Move `redis:` to a container with one of these templates.",
         )
     return found.redis
-
-
-def _masked(unit: str) -> Step:
-    """Return the step that keeps the package from starting its own unit, without TLS and without a password."""
-    link = f"/etc/systemd/system/{unit}"
-    return Command(
-        f"{unit} is masked",
-        f'[ "$(readlink {link})" = /dev/null ]',
-        f"systemctl stop {unit} 2>/dev/null; ln -sfn /dev/null {link} && systemctl daemon-reload",
-    )

@@ -253,6 +253,21 @@ class TestClickHouse(OfVendor):
     overlay: ClassVar = {**repository("clickhouse"), "pipelines": {"weather": {"target": "clickhouse"}}}
 
 
+KAFKA = {**repository("redpanda"), "pipelines": {"weather": {"to": "broker"}}}
+REDPANDA = {"vmid": 198, "ip": ".198", "cores": 1, "memory": 2048, "services": {"broker": {"kind": "kafka"}}}
+
+
+class TestBrokerWithKafka(OfVendor):
+    service = Broker
+    options: ClassVar = {"kind": "kafka"}
+    overlay: ClassVar = {**KAFKA, "containers": {"tested": {"memory": 4096, "services": {"consumer": {}}}}}
+
+
+class TestConsumerOfKafka(OfVendor):
+    service = Consumer
+    overlay: ClassVar = {**KAFKA, "containers": {"box": REDPANDA}}
+
+
 class TestAnalyticsWithClickHouse(OfVendor):
     service = Analytics
     overlay: ClassVar = {

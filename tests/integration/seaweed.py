@@ -36,6 +36,7 @@ class Storage:
     program: Path
     folder: Path
     ports: dict[str, int]
+    tls: bool = True
     secret: str = field(default_factory=lambda: secrets.token_urlsafe(20))
     process: subprocess.Popen[bytes] | None = None
 
@@ -78,7 +79,8 @@ class Storage:
             [
                 *(self.program, "server", f"-dir={self.folder}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer"),
                 *("-s3", f"-s3.config={self.folder}/s3.json", "-volume.max=200", "-master.volumeSizeLimitMB=64"),
-                *(f"-s3.cert.file={self.folder}/server.pem", f"-s3.key.file={self.folder}/server.pem"),
+                *([f"-s3.cert.file={self.folder}/server.pem"] if self.tls else []),
+                *([f"-s3.key.file={self.folder}/server.pem"] if self.tls else []),
                 *("-s3.port.iceberg=0", "-s3.port.lance=0", *ports),
             ],
             cwd=self.folder,
@@ -113,13 +115,13 @@ class Storage:
 
 
 @contextmanager
-def storage() -> Iterator[Storage]:
+def storage(*, tls: bool = True) -> Iterator[Storage]:
     """Run a storage on free ports."""
     found = program()
     assert found
     folder = Path(tempfile.mkdtemp(prefix="homelab-s3-"))
     (folder / "data").mkdir()
-    running = Storage(found, folder, {name: _port() for name in ("master", "volume", "filer", "s3")})
+    running = Storage(found, folder, {name: _port() for name in ("master", "volume", "filer", "s3")}, tls)
     try:
         running.prepare()
         running.start()

@@ -26,12 +26,12 @@ from homelab.model import DatabaseGrant
 from homelab.services.raw_schema import raw_grants
 from tests.integration import pg
 from tests.integration.flaky_proxy import FlakyProxy
-from tests.integration.nats_server import NatsServer, nats_server
+from tests.integration.nats_server import nats_server
 from tests.scripts import SCHEMA, SCRIPTS
 
 import nats.errors  # isort: skip
 from broker_access import Access  # isort: skip
-from broker_client import connect  # isort: skip
+from broker_nats import connect  # isort: skip
 from contract import EXIT  # isort: skip
 
 KILLS = int(os.environ.get("HOMELAB_KILLS", "5"))
@@ -80,11 +80,11 @@ class _Answer(BaseHTTPRequestHandler):
 
 @dataclass
 class Stack:
-    """The processes of a test: the ledger, NATS, PostgreSQL, and the consumers."""
+    """The processes of a test: the ledger, the broker, PostgreSQL, and the consumers."""
 
     folder: Path
     postgres: pg.Server
-    broker: NatsServer
+    broker: Any  # NatsServer or TansuServer
     ledger: Ledger
     consumers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     postgres_port: int = 0  # of a proxy
@@ -208,8 +208,8 @@ def server() -> Iterator[pg.Server]:
 
 
 @contextmanager
-def stack(folder: Path, server: pg.Server, **options: Any) -> Iterator[Stack]:
-    """Run NATS and the ledger, with an empty database; end all processes afterwards."""
+def stack(folder: Path, server: pg.Server, broker: Any = nats_server, **options: Any) -> Iterator[Stack]:
+    """Run a broker and the ledger, with an empty database; end all processes afterwards."""
     with ExitStack() as resources:
         resources.enter_context(server.database("raw_test"))
         with server.connect("raw_test") as connection:
@@ -217,11 +217,11 @@ def stack(folder: Path, server: pg.Server, **options: Any) -> Iterator[Stack]:
             connection.execute(SCHEMA.read_bytes())
             for role in ("analytics", "consumer"):
                 connection.execute(raw_grants(DatabaseGrant("raw_test", role, "append", "raw")).sql.encode())
-        broker = resources.enter_context(nats_server(folder / "nats", **options))
+        started = resources.enter_context(broker(folder / "broker", **options))
         ledger = Ledger()
         resources.callback(ledger.server_close)
         resources.callback(ledger.shutdown)
-        running = Stack(folder, server, broker, ledger)
+        running = Stack(folder, server, started, ledger)
         resources.callback(lambda: [each.kill() for each in running.consumers])
         yield running
 

@@ -22,7 +22,7 @@ from run_counters import RunCounters  # isort: skip
 CONTRACT = json.loads((SHARED_SCRIPTS / "contract.json").read_text())
 WEATHER = json.loads((SCRIPTS / "weather_contract.json").read_text())
 TABLES = SCHEMA.read_text()
-VARIABLE = re.compile(r"\b(?:OPENWEATHER_|WEATHER_|NATS_|DBT_PG)[A-Z_]*[A-Z]\b")
+VARIABLE = re.compile(r"\b(?:OPENWEATHER_|WEATHER_|NATS_|KAFKA_|DBT_PG)[A-Z_]*[A-Z]\b")
 SCRIPT = re.compile(r"(?:SCRIPTS\}/|scripts/|weather_words\(layout, \"|\"scripts\" / \"|\.script\(\")(\w+\.py)")
 
 

@@ -1,37 +1,96 @@
-"""The broker's stream of responses: its subjects and messages, and connections to it.
+"""The broker's stream of responses: its subjects and messages, and the interface of NATS and Kafka to it.
 
 A message is one line of the spool's format. Its subject is one of several parts by its city: one consumer at a time
-reads a part, so the responses of a city are stored in the order in which they were published. The message id is the
-hash of the line: the broker refuses a line that was published again shortly after, and PostgreSQL the others.
+reads a part, so the responses of a city are stored in the order in which they were published. A line that was published
+twice is stored once: PostgreSQL refuses the second one.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import ssl
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from hashlib import blake2b
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, Protocol
 from zlib import crc32
 
-import nats
-import nats.errors
 from broker_access import Access
-from nats.aio.client import Client
 
 _CONTRACT = json.loads(Path(__file__).with_name("broker_contract.json").read_text())  # homelab reads it, too
 STREAM: str = _CONTRACT["stream"]
+GROUP: str = _CONTRACT["consumer"]  # the name of Kafka's group, and the first part of the names of NATS' consumers
 PARTS: int = _CONTRACT["parts"]  # the number of consumers that can share the work; a change needs an empty stream
 RUNS: str = _CONTRACT["runs"]  # the starts and ends of runs
-_CONNECT_TIMEOUT = 5  # seconds
-_PING_INTERVAL = 20  # seconds; a connection that was cut silently ends after three of them
 
 
 class BrokerError(Exception):
     """The broker cannot be reached, or refuses a request."""
+
+
+class Receipt(NamedTuple):
+    """The position of a message in its subject, and True if the broker recognised it as published before."""
+
+    position: int
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Messages of a subject; `acknowledge` removes them from the waiting ones, and raises BrokerError."""
+
+    payloads: Sequence[bytes]
+    acknowledge: Callable[[], Awaitable[None]]
+
+
+class Publisher(Protocol):
+    """A connection that publishes. Its methods raise BrokerError."""
+
+    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> Sequence[Receipt]:
+        """Publish messages with their subjects, in this order, and wait until all are on the broker's disk."""
+        ...
+
+    async def stored(self, subject: str) -> int:
+        """Return the position up to which the consumer has stored the messages of a subject; before the first: -1."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connection."""
+        ...
+
+
+class Reader(Protocol):
+    """A connection that reads one subject, and connects again after an interruption."""
+
+    async def read(self, count: int, seconds: float) -> Delivery:
+        """Return up to `count` messages, none after `seconds` without one. Raises BrokerError."""
+        ...
+
+    async def close(self) -> None:
+        """Release the connection at the end of the process."""
+        ...
+
+
+async def open_publisher(access: Access) -> Publisher:
+    """Connect, with the protocol of the address. Raises BrokerError."""
+    # Only the client of the configured broker is imported, and installed.
+    if access.kafka:
+        from broker_kafka import KafkaPublisher
+
+        return await KafkaPublisher.open(access)
+    from broker_nats import NatsPublisher
+
+    return await NatsPublisher.open(access)
+
+
+async def open_readers(access: Access, subjects: Sequence[str]) -> Sequence[Reader]:
+    """Connect, and return a reader for each subject. Raises BrokerError."""
+    if access.kafka:
+        from broker_kafka import kafka_readers
+
+        return await kafka_readers(access, subjects)
+    from broker_nats import nats_readers
+
+    return await nats_readers(access, subjects)
 
 
 def part_of(line: bytes) -> int:
@@ -45,54 +104,10 @@ def subject_of(line: bytes) -> str:
 
 
 def consumer_of(subject: str) -> str:
-    """Return the name of the durable consumer of a subject."""
-    return f"{_CONTRACT['consumer']}-{subject.rpartition('.')[2]}"
+    """Return the name of NATS' durable consumer of a subject."""
+    return f"{GROUP}-{subject.rpartition('.')[2]}"
 
 
 def subjects() -> list[str]:
     """Return all subjects of the stream."""
     return [*(f"{_CONTRACT['observations']}.{part}" for part in range(PARTS)), RUNS]
-
-
-def message_id(payload: bytes) -> str:
-    """Return the id by which the broker recognises a message that is published again."""
-    return blake2b(payload, digest_size=16).hexdigest()
-
-
-async def connect(access: Access, *, reconnect: bool) -> Client:
-    """Connect; with `reconnect`, the client connects again after an interruption. Raises BrokerError."""
-    errors = deque[Exception](maxlen=1)
-
-    async def note(error: Exception) -> None:
-        """Keep the last error, which the client replaces with a general one."""
-        errors.append(error)
-
-    with broker_errors():
-        attempt = nats.connect(
-            access.url,
-            user=access.user,
-            password=access.password,
-            tls=ssl.create_default_context(cafile=access.ca_file) if access.ca_file else None,
-            # Replies are sent there: no identity can read those of another one.
-            inbox_prefix=f"_INBOX_{access.user}".encode(),
-            connect_timeout=_CONNECT_TIMEOUT,
-            allow_reconnect=reconnect,
-            max_reconnect_attempts=-1 if reconnect else 1,  # 0 would mean without an end
-            reconnect_time_wait=1 if reconnect else 0.2,
-            ping_interval=_PING_INTERVAL,
-            error_cb=note,
-        )
-        try:
-            return await asyncio.wait_for(attempt, 2 * _CONNECT_TIMEOUT)
-        except (nats.errors.NoServersError, TimeoutError) as error:
-            raise errors[-1] if errors else error from None
-
-
-@contextmanager
-def broker_errors() -> Iterator[None]:
-    """Raise the client's errors as BrokerError."""
-    try:
-        yield
-    except (nats.errors.Error, OSError, TimeoutError, ssl.SSLError) as error:
-        text = " ".join(str(error).split()).removeprefix("nats: ") or type(error).__name__
-        raise BrokerError(f"broker: {text}") from None

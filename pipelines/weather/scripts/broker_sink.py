@@ -1,6 +1,7 @@
 """The broker as the destination of the ingestion: each row is one message, and waits there for the consumer.
 
-A row counts as `stored` once the broker has it on its disk, and as `unchanged` if the broker had it already.
+A row counts as `stored` once the broker has it on its disk, and as `unchanged` if the broker had it already and knows
+this: NATS does for a while, Kafka does not.
 """
 
 from __future__ import annotations
@@ -17,10 +18,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from broker_access import Access
-from broker_client import RUNS, STREAM, BrokerError, broker_errors, connect, consumer_of, message_id, subject_of
-from nats.aio.client import Client
-from nats.js import JetStreamContext
-from nats.js.api import Header, PubAck
+from broker_client import RUNS, BrokerError, Publisher, Receipt, open_publisher, subject_of
 from raw_tables import Batch, StoreResult
 from run_counters import RunCounters
 from sinks import SinkError
@@ -29,7 +27,7 @@ from spool import is_observation
 logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns whenever the client closes a TLS connection
 T = TypeVar("T")
 _IN_FLIGHT = 500  # messages whose acknowledgement is awaited
-_DEADLINE = 30.0  # seconds for the acknowledgement of a message
+_DEADLINE = 60.0  # seconds for one request; the clients have shorter ones
 _SETTINGS = 2000  # cities in one message
 _PAUSE = 0.1  # seconds between two looks at the consumers
 
@@ -39,15 +37,15 @@ class BrokerSink:
 
     def __init__(self, access: Access, schedule: str, timezones: Mapping[str, str | None], wait: float = 10) -> None:
         self._access, self._schedule, self._timezones, self._wait = access, schedule, timezones, wait
-        self._client: Client | None = None
-        self._published: dict[str, list[int]] = {}  # sequence numbers in the stream by subject
+        self._publisher: Publisher | None = None
+        self._published: dict[str, list[int]] = {}  # positions by subject
         self._loop = asyncio.new_event_loop()
         # The client answers the broker's pings there between two batches.
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
     def connect(self, run: UUID, started: datetime) -> None:
         """Connect, and publish the start of a run with its settings."""
-        self._client = self._run(connect(self._access, reconnect=False))
+        self._publisher = self._run(open_publisher(self._access))
         names = list(self._timezones)
         parts = [names[first : first + _SETTINGS] for first in range(0, len(names), _SETTINGS)] or [[]]
         for part in parts:
@@ -58,7 +56,7 @@ class BrokerSink:
     def store(self, batch: Batch) -> StoreResult:
         """Publish the rows of a batch, and wait until all of them are on the broker's disk."""
         acknowledged = self._run(self._publish_all(batch.lines))
-        new = sum(not ack.duplicate for line, ack in acknowledged if is_observation(line))
+        new = sum(not receipt.duplicate for line, receipt in acknowledged if is_observation(line))
         quarantined = sum(not is_observation(line) for line in batch.lines)
         return StoreResult(new, len(batch.lines) - quarantined - new, quarantined)
 
@@ -81,50 +79,44 @@ class BrokerSink:
 
     def close(self) -> None:
         """Close the connection, if there is one."""
-        client, self._client = self._client, None
-        if client is not None:
+        publisher, self._publisher = self._publisher, None
+        if publisher is not None:
             try:
-                self._run(client.close())
+                self._run(publisher.close())
             except SinkError:
                 return
 
     def _record(self, run: UUID, record: Mapping[str, Any]) -> None:
         payload = json.dumps({"run": str(run), **record}, ensure_ascii=False).encode()
-        self._run(self._publish(self._stream, RUNS, payload))
+        self._run(self._connected.publish([(RUNS, payload)]))
 
-    async def _publish_all(self, lines: Sequence[bytes]) -> list[tuple[bytes, PubAck]]:
-        stream, found = self._stream, list[tuple[bytes, PubAck]]()
+    async def _publish_all(self, lines: Sequence[bytes]) -> list[tuple[bytes, Receipt]]:
+        found = list[tuple[bytes, Receipt]]()
         for first in range(0, len(lines), _IN_FLIGHT):
             part = lines[first : first + _IN_FLIGHT]
-            acks = await asyncio.gather(*(self._publish(stream, subject_of(line), line) for line in part))
-            found += zip(part, acks, strict=True)
-        for line, ack in found:
-            self._published.setdefault(subject_of(line), []).append(ack.seq)
+            receipts = await self._connected.publish([(subject_of(line), line) for line in part])
+            found += zip(part, receipts, strict=True)
+        for line, receipt in found:
+            self._published.setdefault(subject_of(line), []).append(receipt.position)
         return found
-
-    async def _publish(self, stream: JetStreamContext, subject: str, payload: bytes) -> PubAck:
-        headers = {Header.MSG_ID.value: message_id(payload)}
-        return await stream.publish(subject, payload, timeout=_DEADLINE, stream=STREAM, headers=headers)
 
     async def _count_waiting(self) -> int:
         waiting = 0
-        for subject, sequences in self._published.items():
-            info = await self._stream.consumer_info(STREAM, consumer_of(subject))
-            floor = info.ack_floor.stream_seq if info.ack_floor else 0
-            sequences[:] = [sequence for sequence in sequences if sequence > floor]  # a stream never ends
-            waiting += len(sequences)
+        for subject, positions in self._published.items():
+            stored = await self._connected.stored(subject)
+            positions[:] = [position for position in positions if position > stored]  # a stream never ends
+            waiting += len(positions)
         return waiting
 
     @property
-    def _stream(self) -> JetStreamContext:
-        if self._client is None:
+    def _connected(self) -> Publisher:
+        if self._publisher is None:
             raise BrokerError("broker: not connected")
-        return self._client.jetstream()
+        return self._publisher
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the client's thread. Raises SinkError."""
         try:
-            with broker_errors():
-                return asyncio.run_coroutine_threadsafe(work, self._loop).result(2 * _DEADLINE)
-        except BrokerError as error:
-            raise SinkError(str(error)) from None
+            return asyncio.run_coroutine_threadsafe(work, self._loop).result(_DEADLINE)
+        except (BrokerError, TimeoutError) as error:
+            raise SinkError(str(error) or "broker: no answer") from None

@@ -1,6 +1,7 @@
 """Write the broker's messages to PostgreSQL: batches by COPY, acknowledged after the COMMIT.
 
-Usage: consumer.py [--part NUMBER --parts NUMBER]; the variables are libpq's and those of the broker (NATS_URL, …).
+Usage: consumer.py [--part NUMBER --parts NUMBER]; the variables are libpq's and those of the broker (NATS_URL, … or
+KAFKA_URL, …).
 Each consumer reads its share of the stream's parts. While PostgreSQL is away, nothing is read. A message that cannot be
 stored goes to raw.quarantine with the reason. A message that is delivered again is stored already, and is skipped.
 The counters since the start are in metrics.prom, and the state in state.json, both in CONSUMER_DATA.
@@ -21,14 +22,11 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import nats.errors
 import psycopg
 from atomic_file import replace_text
 from broker_access import Access
-from broker_client import RUNS, STREAM, BrokerError, connect, consumer_of, subjects
+from broker_client import RUNS, BrokerError, Delivery, Reader, open_readers, subjects
 from contract import EXIT, Parser
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 from raw_tables import Batch, Connection, StoreResult, is_row_error, record_end, record_settings, record_start, store
 from raw_tables import connect as connect_postgres
 from run_counters import RunCounters
@@ -182,34 +180,32 @@ def _store_record(connection: Connection, record: Mapping[str, Any]) -> None:
         record_end(connection, run, counters, record["error"], finished)
 
 
-async def consume(client: Client, subject: str, database: Database, state: State) -> None:
+async def consume(subject: str, reader: Reader, database: Database, state: State) -> None:
     """Store the messages of a subject, for ever."""
-    subscription = await client.jetstream().pull_subscribe_bind(consumer_of(subject), STREAM)
     while True:
         await database.available()
         try:
-            messages = await subscription.fetch(_BATCH, timeout=_IDLE)
-        except TimeoutError:
-            state.report("" if client.is_connected else "broker: disconnected")
-            continue
-        except nats.errors.Error as error:
-            state.report(f"broker: {' '.join(str(error).split())[:500]}")
+            delivery = await reader.read(_BATCH, _IDLE)
+        except BrokerError as error:
+            state.report(str(error))
             await asyncio.sleep(1)
             continue
-        await _store_messages(messages, subject, database, state)
+        if delivery.payloads:
+            await _store_messages(delivery, subject, database, state)
+        else:
+            state.report("")
 
 
-async def _store_messages(messages: Sequence[Msg], subject: str, database: Database, state: State) -> None:
+async def _store_messages(delivery: Delivery, subject: str, database: Database, state: State) -> None:
     if subject == RUNS:
-        for message in messages:
-            state.add(await database.record(message.data))
+        for payload in delivery.payloads:
+            state.add(await database.record(payload))
     else:
-        state.add(await database.store([message.data for message in messages]))
+        state.add(await database.store(delivery.payloads))
     try:
-        for message in messages:
-            await message.ack()
-    except nats.errors.Error as error:  # they are delivered again, and skipped
-        state.report(f"broker: {error}")
+        await delivery.acknowledge()
+    except BrokerError as error:  # they are delivered again, and skipped
+        state.report(str(error))
 
 
 async def run(access: Access, mine: Sequence[str], state: State) -> None:
@@ -219,17 +215,19 @@ async def run(access: Access, mine: Sequence[str], state: State) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     while True:
         try:
-            client = await connect(access, reconnect=True)
+            readers = await open_readers(access, mine)
             break
         except BrokerError as error:
             state.report(str(error))
             await asyncio.sleep(1)
     database = Database(state)
-    workers = [asyncio.create_task(consume(client, subject, database, state)) for subject in mine]
+    work = [consume(subject, reader, database, state) for subject, reader in zip(mine, readers, strict=True)]
+    workers = [asyncio.create_task(each) for each in work]
     end = asyncio.create_task(stopped.wait())
     done, _ = await asyncio.wait([end, *workers], return_when=asyncio.FIRST_COMPLETED)
     for worker in workers:
         worker.cancel()
+    await asyncio.gather(*(reader.close() for reader in readers))
     for each in done - {end}:
         each.result()  # raises: systemd starts the consumer again
 
