@@ -44,10 +44,13 @@ import time
 from datetime import datetime, timedelta, timezone
 from airflow.sdk import DAG, Variable, task
 SECONDS = int(Variable.get("seconds"))  # while it is imported: a worker has no metadata
-DAGS = (("short", 4, SECONDS), ("waiting", 1, 1), ("long", 1, 600), ("leaving", 1, 30), ("back", 5, 15))
-for name, tasks, first in DAGS:
+DAGS = (  # retries and the seconds before each
+    ("short", 4, SECONDS, 0, 1), ("waiting", 1, 1, 20, 10), ("long", 1, 600, 1, 1), ("leaving", 1, 30, 0, 1),
+    ("back", 5, 15, 1, 1),
+)
+for name, tasks, first, retries, pause in DAGS:
     with DAG(name, start_date=datetime(2026, 1, 1, tzinfo=timezone.utc), schedule=None, catchup=False):
-        @task(retries={"waiting": 20, "long": 1, "back": 1}.get(name, 0), retry_delay=timedelta(seconds=10 if name == "waiting" else 1))
+        @task(retries=retries, retry_delay=timedelta(seconds=pause))
         def work(number, first, ti=None):
             print("works", number, flush=True)
             time.sleep(first if ti.try_number == 1 else 1)
@@ -210,6 +213,8 @@ def test_full_redis_is_reported_and_loses_no_task(folder: Folder) -> None:
     wait_until(lambda: folder.on("airflow-orchestration", refused), 60)
     folder.on("postgres-data", "homelab-redis del filler")
     assert folder.ended("waiting") == "success"
+    ((_, _, attempts),) = folder.tasks("waiting")
+    assert int(attempts) > 1
 
 
 def test_task_of_a_lost_worker_is_retried_on_another(folder: Folder) -> None:
