@@ -37,7 +37,7 @@ from contract import EXIT  # isort: skip
 KILLS = int(os.environ.get("HOMELAB_KILLS", "5"))
 CITIES = 200
 CONSUMER = "consumer-consumer-0"
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(max(180, 36 * KILLS))
 
 
 class Ledger(ThreadingHTTPServer):
