@@ -412,7 +412,7 @@ def test_cuts_of_the_network(tmp_path: Path, running: Stack) -> None:
     with FlakyProxy(running.postgres.port) as to_postgres, FlakyProxy(running.broker.port) as to_broker:
         running.postgres_port, running.broker_port = to_postgres.port, to_broker.port
         running.consume()
-        for number in range(4):
+        for number in range(2 * KILLS):
             running.ledger.dt += 3600
             ingestion = running.ingest()
             time.sleep(0.7)
