@@ -11,7 +11,7 @@ from playwright.sync_api import Page, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 CHART = "[data-test=chart-grid-component]"  # of a dashboard in Superset
-_LOADING = "[data-test=loading-indicator]"
+NOTHING_LOADS = "document.querySelectorAll('[data-test=loading-indicator]').length === 0"  # in a dashboard
 _WAIT = 240_000  # milliseconds
 
 
@@ -57,4 +57,4 @@ def open_dashboard(page: Page, url: str) -> None:
     page.goto(url)
     page.wait_for_selector(CHART)
     page.wait_for_load_state("networkidle")
-    page.wait_for_function(f"document.querySelectorAll('{_LOADING}').length === 0")
+    page.wait_for_function(NOTHING_LOADS)

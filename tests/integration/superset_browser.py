@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Response
 
-from docs.browser import CHART, CHROMIUM, browser_page, log_in, open_dashboard
+from docs.browser import CHART, CHROMIUM, NOTHING_LOADS, browser_page, log_in, open_dashboard
+from tests.integration.lab_fixture import until
 
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="needs the package chromium, or google-chrome")
 SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
@@ -41,15 +42,27 @@ def show(page: Page, url: str, slug: str) -> ShownDashboard:
     page.on("response", lambda answer: answers.append(answer) if "/api/v1/chart/data" in answer.url else None)
     open_dashboard(page, f"{url}/superset/dashboard/{slug}/")
     charts = page.locator(CHART).all()
+    # A slow page has moments without a request and without a loading indicator: its charts ask later.
+    until(lambda: len({_chart_of(each) for each in _seen(page, answers)}) >= len(charts), 240)
+    page.wait_for_function(NOTHING_LOADS)
     names = {each.get_attribute("data-test-chart-id"): each.get_attribute("data-test-chart-name") for each in charts}
     rows, errors = {}, page.locator("[role=alert]").all_inner_texts()
     for answer in answers:
         if not answer.ok:
             errors.append(f"{answer.status}: {answer.text()[:500]}")
             continue
-        number = str((answer.request.post_data_json or {}).get("form_data", {}).get("slice_id"))
-        if name := names.get(number):
+        if name := names.get(_chart_of(answer)):
             rows[name] = answer.json()["result"][0]["data"]
     texts = {str(each.get_attribute("data-test-chart-name")): each.inner_text() for each in charts}
     width = page.evaluate("document.documentElement.scrollWidth")
     return ShownDashboard(texts, rows, errors, int(width))
+
+
+def _seen(page: Page, answers: list[Response]) -> list[Response]:
+    """Return the answers, after the time to receive further ones."""
+    page.wait_for_timeout(200)
+    return answers
+
+
+def _chart_of(answer: Response) -> str:
+    return str((answer.request.post_data_json or {}).get("form_data", {}).get("slice_id"))
