@@ -233,7 +233,8 @@ def running(tmp_path: Path, server: pg.Server) -> Iterator[Stack]:
         yield found
 
 
-def test_a_run_is_stored_with_its_record_and_settings(running: Stack) -> None:
+def store_an_hour(running: Stack) -> None:
+    """Run a consumer and an hour of the ingestion, of which PostgreSQL refuses one response."""
     running.consume()
     running.ledger.broken = {"7"}
     assert running.hour(wait=20) == EXIT.success
@@ -246,6 +247,10 @@ def test_a_run_is_stored_with_its_record_and_settings(running: Stack) -> None:
     }
     running.drained()
     until(lambda: len(running.query("select from raw.ingestion_runs where finished is not null")) == 1)
+
+
+def test_a_run_is_stored_with_its_record_and_settings(running: Stack) -> None:
+    store_an_hour(running)
     assert running.query("select asked, stored, error from raw.ingestion_runs") == [(CITIES, CITIES, None)]
     assert running.query("select count(*) from raw.city_settings") == [(CITIES,)]
     # A message that PostgreSQL refuses is in the quarantine with the reason, and stops nothing.

@@ -16,7 +16,7 @@ from tests.integration.flaky_proxy import FlakyProxy
 from tests.integration.nats_server import nats_server
 from tests.integration.seaweed import program, storage
 from tests.integration.tansu_server import tansu_server
-from tests.integration.test_broker import CITIES, Stack, server, stack, until
+from tests.integration.test_broker import CITIES, Stack, server, stack, store_an_hour, until
 
 from broker_access import Access  # isort: skip
 from broker_client import BrokerError, open_publisher  # isort: skip
@@ -50,18 +50,7 @@ def s3() -> Iterator[dict[str, str]]:
 
 
 def test_a_run_is_stored_with_its_record_and_a_message_that_postgresql_refuses(running: Stack) -> None:
-    running.consume()
-    running.ledger.broken = {"7"}
-    assert running.hour(wait=20) == EXIT.success
-    assert {key: running.summary()[key] for key in ("stored", "unchanged", "spooled", "waiting", "problem")} == {
-        "stored": CITIES,
-        "unchanged": 0,
-        "spooled": 0,
-        "waiting": 0,
-        "problem": None,
-    }
-    running.drained()
-    until(lambda: len(running.query("select from raw.ingestion_runs where finished is not null")) == 1)
+    store_an_hour(running)
     assert running.query("select count(*) from raw.city_settings") == [(CITIES,)]
     ((city, reason),) = running.query("select city, reason from raw.quarantine")
     assert city == "C7"
