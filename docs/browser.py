@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, TimeoutError, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 CHART = "[data-test=chart-grid-component]"  # of a dashboard in Superset
 NOTHING_LOADS = "document.querySelectorAll('[data-test=loading-indicator]').length === 0"  # in a dashboard
 _WAIT = 240_000  # milliseconds
+_LOGINS = 4
 
 
 @contextmanager
@@ -44,12 +45,19 @@ def browser_page(
 
 
 def log_in(page: Page, url: str, user: str, password: str) -> None:
-    """Log in through the form of Airflow or Superset at this address."""
-    page.goto(url)
-    page.fill("input[name=username], #username", user)
-    page.fill("input[name=password], #password", password)
-    page.click("button[type=submit], input[type=submit]")
-    page.wait_for_url(lambda address: "login" not in address)
+    """Log in through the form of Airflow or Superset at this address; again if a slow page lost the values."""
+    for left in reversed(range(_LOGINS)):
+        page.goto(url)
+        page.fill("input[name=username], #username", user)
+        page.fill("input[name=password], #password", password)
+        page.click("button[type=submit], input[type=submit]")
+        try:
+            page.wait_for_url(lambda address: "login" not in address, wait_until="commit", timeout=_WAIT / _LOGINS)
+        except TimeoutError:
+            if not left:
+                raise
+        else:
+            return
 
 
 def open_dashboard(page: Page, url: str) -> None:

@@ -139,6 +139,6 @@ def test_own_pipeline_runs_without_containers(site: Path) -> None:
     rows = json.loads(homelab(site, "query", "--pipeline", "prices", "from prices_daily", "--json"))
     assert len(rows) == 4
     assert "prices.prices_daily" in homelab(site, "dbt", "prices", "--", "ls")
-    assert "5 passed" in homelab(site, "test", "prices")
+    assert "8 passed" in homelab(site, "test", "prices")
     (site / "pipelines" / "prices" / "scripts" / "prices.csv").write_text("item\nx\n")
     assert "prices.csv, line 2" in homelab(site, "run", "prices", expect=1)
