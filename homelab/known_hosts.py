@@ -44,7 +44,7 @@ class KnownHosts:
 
     def __init__(self, path: Path, *, is_preview: bool = False) -> None:
         self._path, self._is_preview = path, is_preview
-        self._previewed: Mapping[str, Pin] = {}
+        self._previewed: Mapping[str, Pin] | None = None
         self._lock = threading.Lock()
 
     @classmethod
@@ -58,7 +58,7 @@ class KnownHosts:
 
     def pins(self) -> Mapping[str, Pin]:
         """Return every pin by container name."""
-        if self._previewed:
+        if self._previewed is not None:
             return self._previewed
         resolution = "Move it away and run `homelab up`, which reads the fingerprints from Proxmox again."
         try:

@@ -155,6 +155,14 @@ def test_preview_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert made >= {"secrets.json", "ca.pem", "airflow_ed25519", "operator_ed25519", "known_hosts.json"}
 
 
+def test_preview_knows_that_it_forgot_the_only_host_key(tmp_path: Path) -> None:
+    hosts = KnownHosts.of(tmp_path)
+    hosts.pin("postgres-data", Pin("SHA256:x", "ssh-ed25519 AAAA"))
+    preview = hosts.preview()
+    preview.forget("postgres-data")
+    assert (preview.pins().keys(), hosts.pins().keys()) == (set(), {"postgres-data"})
+
+
 def test_preview_without_a_key_names_no_key_that_it_forgets(tmp_path: Path) -> None:
     def refuse(*_: object) -> Local:
         raise LoginRefused("Cannot connect", "")
