@@ -44,9 +44,7 @@ def memory(pid: int) -> float:
     return int(text.partition("Pss:")[2].split()[0]) / 1024
 
 
-def consumer(
-    server: pg.Server, database: str, broker: NatsServer | TansuServer, folder: Path
-) -> subprocess.Popen[bytes]:
+def consumer(server: pg.Server, database: str, broker: Broker, folder: Path) -> subprocess.Popen[bytes]:
     """Start a consumer."""
     environment = {
         **os.environ,

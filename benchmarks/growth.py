@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from psycopg import Connection
+
 from benchmarks.ingest import deployed
 from benchmarks.marts import Warehouse, create_warehouse
 from benchmarks.table import Row, numbers, print_table
@@ -64,7 +66,7 @@ with duckdb.connect() as connection:
 print(os.path.getsize(source), os.path.getsize(copy))
 os.unlink(copy)
 """
-HOUR = """
+_HOUR = """
 with hour as (select %(now)s::timestamptz as at), new as (
     select 'City ' || city as city, hour.at as ingested_at, 0 as revision, jsonb_build_object(
         'dt', extract(epoch from hour.at)::bigint - city %% 300, 'id', city, 'name', 'City ' || city,
@@ -135,11 +137,17 @@ def builder(warehouse: Warehouse, preparation: str = "", **variables: str) -> It
         process.wait()
 
 
-def build(process: subprocess.Popen[str], warehouse: Warehouse, now: datetime) -> None:
-    """Build as of a time. Raises SystemExit with its output if it fails."""
+def insert_hour(connection: Connection[tuple[object, ...]], now: datetime, cities: int) -> None:
+    """Insert an observation of each city at a full hour, the replaced ones, and the start of their ingestion."""
+    connection.execute(_HOUR.encode(), {"now": now, "cities": cities})
+    connection.execute("insert into raw.ingestion_starts values (gen_random_uuid(), %s)", (now,))
+
+
+def build(process: subprocess.Popen[str], warehouse: Warehouse, hour: datetime) -> None:
+    """Build as of a minute after a full hour. Raises SystemExit with its output if it fails."""
     assert process.stdin  # noqa: S101
     assert process.stdout  # noqa: S101
-    print(now.isoformat(), file=process.stdin, flush=True)
+    print((hour + timedelta(minutes=1)).isoformat(), file=process.stdin, flush=True)
     if (status := process.stdout.readline().strip()) != "0":
         log = (warehouse.data / "builder.log").read_text()[-3000:]
         raise SystemExit(f"{log}\nThe build ended with status {status or 'unknown: its process is gone'}.")
@@ -155,9 +163,8 @@ def growth(server: pg.Server, database: str, builds: int, cities: int) -> Iterat
         process = stack.enter_context(builder(warehouse))
         for number in range(builds):
             now = begin + timedelta(hours=number)
-            connection.execute(HOUR.encode(), {"now": now, "cities": cities})
-            connection.execute("insert into raw.ingestion_starts values (gen_random_uuid(), %s)", (now,))
-            build(process, warehouse, now + timedelta(minutes=1))
+            insert_hour(connection, now, cities)
+            build(process, warehouse, now)
             if (number + 1) % max(builds // _CHECKS, 1) == 0:
                 found.append(measure(warehouse.data))
                 print(f"{number + 1} builds: {found[-1]}, {found[-1].ratio:.2f}", file=sys.stderr, flush=True)

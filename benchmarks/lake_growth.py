@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from benchmarks.growth import HOUR, build, builder
+from benchmarks.growth import build, builder, insert_hour
 from benchmarks.ingest import deployed
 from benchmarks.lake import lake_of
 from benchmarks.marts import create_warehouse
@@ -23,7 +23,7 @@ from benchmarks.table import Row, numbers, print_table
 from tests.integration import pg
 
 _BUILDS, _CITIES, _DAY = 1_000, 100, 24
-# Waits in the builder for the seconds of a build, from which the ages follow.
+# Replaces the ages in the builder by as many builds as they are hours.
 _AGES = """
 import lake
 from datetime import timedelta
@@ -60,10 +60,9 @@ def growth(server: pg.Server, database: str, builds: int, cities: int) -> Iterat
             ) as process:
                 for number in range(first, last):
                     now = begin + timedelta(hours=number)
-                    connection.execute(HOUR.encode(), {"now": now, "cities": cities})
-                    connection.execute("insert into raw.ingestion_starts values (gen_random_uuid(), %s)", (now,))
+                    insert_hour(connection, now, cities)
                     started = time.monotonic()
-                    build(process, warehouse, now + timedelta(minutes=1))
+                    build(process, warehouse, now)
                     taken.append(time.monotonic() - started)
             return taken
 
