@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -276,6 +276,16 @@ def test_a_run_is_stored_with_its_record_and_settings(running: Stack) -> None:
     running.drained()
 
 
+def store_all_but(poison: int, running: Stack) -> None:
+    """Run a consumer and an hour; a number of messages that wait already cannot be stored, or have no city of ours."""
+    running.consume()
+    assert running.hour(wait=20) == EXIT.success
+    until(lambda: running.broker.report()["messages"] == 0)
+    assert set(running.stored()) >= running.ledger.sent
+    refused = running.query("select reason from raw.quarantine")
+    assert len(refused) + len(running.stored()) - len(running.ledger.sent) == poison
+
+
 def test_poison_messages_stop_nothing(running: Stack) -> None:
     # Not from the ingestion: bytes that are neither rows nor records.
     poison = [
@@ -312,12 +322,7 @@ def test_poison_messages_stop_nothing(running: Stack) -> None:
         await client.close()
 
     asyncio.run(publish())
-    running.consume()
-    assert running.hour(wait=20) == EXIT.success
-    until(lambda: running.broker.report()["messages"] == 0)
-    assert set(running.stored()) >= running.ledger.sent
-    refused = running.query("select reason from raw.quarantine")
-    assert len(refused) + len(running.stored()) - len(running.ledger.sent) == len(poison) + len(records)
+    store_all_but(len(poison) + len(records), running)
 
 
 def test_nothing_is_lost_while_postgresql_and_the_broker_are_away(running: Stack) -> None:
@@ -338,21 +343,31 @@ def test_nothing_is_lost_while_postgresql_and_the_broker_are_away(running: Stack
     running.drained()
 
 
+def fill(running: Stack) -> None:
+    """Run hours until the broker has no room for the next one, which is in the spool then."""
+    hours = 0
+    while running.hour() == EXIT.success:
+        hours += 1
+        assert hours < 20
+    assert hours > 0
+    assert running.spooled() > 0
+
+
+def empty(running: Stack) -> None:
+    """Run a consumer until everything is stored."""
+    running.consume()
+    until(lambda: running.broker.report()["messages"] == 0)
+    assert running.hour(wait=20) == EXIT.success
+    running.drained()
+
+
 def test_a_full_broker_refuses_and_the_spool_takes_over(tmp_path: Path, server: pg.Server) -> None:
     with stack(tmp_path, server, disk=150_000) as running:
-        hours = 0
-        while running.hour() == EXIT.success:
-            hours += 1
-            assert hours < 20
-        assert hours > 0
+        fill(running)
         assert "maximum bytes exceeded" in running.summary()["problem"]
         report = running.broker.report()
         assert report["bytes"] > 0.7 * report["limit_bytes"]
-        assert running.spooled() > 0
-        running.consume()
-        until(lambda: running.broker.report()["messages"] == 0)
-        assert running.hour(wait=20) == EXIT.success
-        running.drained()
+        empty(running)
 
 
 def test_the_way_to_the_broker_and_back_loses_nothing(running: Stack) -> None:
@@ -370,17 +385,18 @@ def test_the_way_to_the_broker_and_back_loses_nothing(running: Stack) -> None:
     running.drained()
 
 
-def test_kills_of_broker_consumer_and_postgresql(running: Stack) -> None:
+def kill_each(running: Stack, kills: int, shortest: float, longest: float) -> None:
+    """Kill broker, consumer and PostgreSQL in turn, each some seconds after the start of an hour."""
     chance = random.Random(7)  # noqa: S311
     consumer = running.consume()
-    for number in range(3 * KILLS):
+    for victim in ("broker", "consumer", "postgresql") * kills:
         running.ledger.dt += 3600
         ingestion = running.ingest()
-        time.sleep(chance.uniform(0.3, 1.2))
-        if number % 3 == 0:
+        time.sleep(chance.uniform(shortest, longest))
+        if victim == "broker":
             running.broker.kill()
             running.broker.start()
-        elif number % 3 == 1:
+        elif victim == "consumer":
             consumer.kill()
             consumer.wait(10)
             consumer = running.consume()
@@ -391,11 +407,16 @@ def test_kills_of_broker_consumer_and_postgresql(running: Stack) -> None:
     running.drained()
 
 
-def test_kills_of_the_ingestion(running: Stack) -> None:
+def test_kills_of_broker_consumer_and_postgresql(running: Stack) -> None:
+    kill_each(running, KILLS, 0.3, 1.2)
+
+
+def kill_ingestion(running: Stack, kills: int) -> None:
+    """Kill the ingestion in some hours; all that was in its spool is stored once."""
     chance = random.Random(9)  # noqa: S311
     running.consume()
     known = set[tuple[str, str]]()
-    for _ in range(KILLS):
+    for _ in range(kills):
         running.ledger.dt += 3600
         ingestion = running.ingest()
         time.sleep(chance.uniform(0.4, 1.1))
@@ -413,18 +434,27 @@ def test_kills_of_the_ingestion(running: Stack) -> None:
     assert running.spooled() == 0
 
 
-def test_cuts_of_the_network(tmp_path: Path, running: Stack) -> None:
+def test_kills_of_the_ingestion(running: Stack) -> None:
+    kill_ingestion(running, KILLS)
+
+
+def cut_each(running: Stack, lines: Iterable[FlakyProxy]) -> None:
+    """Cut one line after the other, each in an hour of its own."""
+    running.consume()
+    for line in lines:
+        running.ledger.dt += 3600
+        ingestion = running.ingest()
+        time.sleep(0.7)
+        line.cut()
+        assert ingestion.wait(60) in (EXIT.success, EXIT.failed, EXIT.partial)
+    assert running.hour(wait=20) == EXIT.success
+    running.drained()
+
+
+def test_cuts_of_the_network(running: Stack) -> None:
     with FlakyProxy(running.postgres.port) as to_postgres, FlakyProxy(running.broker.port) as to_broker:
         running.postgres_port, running.broker_port = to_postgres.port, to_broker.port
-        running.consume()
-        for number in range(2 * KILLS):
-            running.ledger.dt += 3600
-            ingestion = running.ingest()
-            time.sleep(0.7)
-            (to_postgres if number % 2 else to_broker).cut()
-            assert ingestion.wait(60) in (EXIT.success, EXIT.failed, EXIT.partial)
-        assert running.hour(wait=20) == EXIT.success
-        running.drained()
+        cut_each(running, [to_broker, to_postgres] * KILLS)
 
 
 def test_several_consumers_share_the_work(tmp_path: Path, server: pg.Server) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +14,20 @@ from tests.integration.flaky_proxy import FlakyProxy
 from tests.integration.nats_server import nats_server
 from tests.integration.seaweed import program, storage
 from tests.integration.tansu_server import tansu_server
-from tests.integration.test_broker import CITIES, Stack, server, stack, store_an_hour, until
+from tests.integration.test_broker import (
+    CITIES,
+    Stack,
+    cut_each,
+    empty,
+    fill,
+    kill_each,
+    kill_ingestion,
+    server,
+    stack,
+    store_all_but,
+    store_an_hour,
+    until,
+)
 
 from broker_access import Access  # isort: skip
 from broker_client import BrokerError, open_publisher  # isort: skip
@@ -72,27 +83,14 @@ def test_poison_messages_stop_nothing(running: Stack) -> None:
         await publisher.close()
 
     asyncio.run(publish())
-    running.consume()
-    assert running.hour(wait=20) == EXIT.success
-    until(lambda: running.broker.report()["messages"] == 0)
-    assert set(running.stored()) >= running.ledger.sent
-    refused = running.query("select reason from raw.quarantine")
-    assert len(refused) + len(running.stored()) - len(running.ledger.sent) == len(poison) + len(records)
+    store_all_but(len(poison) + len(records), running)
 
 
 def test_the_ingestion_refuses_to_fill_the_disk(tmp_path: Path, server: pg.Server) -> None:
     with stack(tmp_path, server, tansu_server, disk=60_000) as running:
-        hours = 0
-        while running.hour() == EXIT.success:
-            hours += 1
-            assert hours < 20
-        assert hours > 0
+        fill(running)
         assert "broker: full: " in running.summary()["problem"]
-        assert running.spooled() > 0
-        running.consume()
-        until(lambda: running.broker.report()["messages"] == 0)
-        assert running.hour(wait=20) == EXIT.success
-        running.drained()
+        empty(running)
 
 
 def test_the_state_is_shown_while_the_broker_answers(running: Stack) -> None:
@@ -132,25 +130,8 @@ def test_several_consumers_share_the_work(tmp_path: Path, server: pg.Server) -> 
 
 
 def test_kills_of_broker_consumer_and_postgresql(tmp_path: Path, server: pg.Server, s3: dict[str, str]) -> None:
-    chance = random.Random(7)  # noqa: S311
     with stack(tmp_path, server, tansu_server, storage=s3) as running:
-        consumer = running.consume()
-        for victim in ("broker", "consumer", "postgresql"):
-            running.ledger.dt += 3600
-            ingestion = running.ingest()
-            time.sleep(chance.uniform(0.4, 0.8))
-            if victim == "broker":
-                running.broker.kill()
-                running.broker.start()
-            elif victim == "consumer":
-                consumer.kill()
-                consumer.wait(10)
-                consumer = running.consume()
-            else:
-                running.kill_postgres()
-            assert ingestion.wait(60) in (EXIT.success, EXIT.failed, EXIT.partial)
-        assert running.hour(wait=40) == EXIT.success  # drains the spool
-        running.drained()
+        kill_each(running, 1, 0.4, 0.8)
 
 
 def test_outages_and_the_way_from_the_spool_to_kafka_and_nats_lose_nothing(
@@ -183,31 +164,10 @@ def test_outages_and_the_way_from_the_spool_to_kafka_and_nats_lose_nothing(
 
 
 def test_a_killed_ingestion_repeats_its_spool(running: Stack) -> None:
-    running.consume()
-    running.ledger.dt += 3600
-    ingestion = running.ingest()
-    time.sleep(0.7)
-    ingestion.kill()
-    ingestion.wait(10)
-    spooled = set[tuple[str, str]]()
-    for path in (running.data / "spool").glob("*.rows"):
-        lines = [line.split(b"\t") for line in path.read_bytes().splitlines(True) if line.endswith(b"\n")]
-        spooled |= {(city.decode(), dt.decode()) for dt, city, *_ in lines}
-    assert running.hour(wait=20) == EXIT.success
-    until(lambda: running.broker.report()["messages"] == 0)
-    assert spooled <= set(running.stored()) <= running.ledger.sent
-    assert len(running.stored()) == len(set(running.stored()))
+    kill_ingestion(running, 1)
 
 
 def test_cuts_of_the_network(running: Stack) -> None:
     with FlakyProxy(running.postgres.port) as to_postgres:
         running.postgres_port = to_postgres.port
-        running.consume()
-        for line in (running.broker.line, to_postgres):
-            running.ledger.dt += 3600
-            ingestion = running.ingest()
-            time.sleep(0.7)
-            line.cut()
-            assert ingestion.wait(60) in (EXIT.success, EXIT.failed, EXIT.partial)
-        assert running.hour(wait=20) == EXIT.success
-        running.drained()
+        cut_each(running, [running.broker.line, to_postgres])
