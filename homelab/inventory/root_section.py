@@ -17,12 +17,12 @@ from homelab.inventory.proxmox_section import endpoint
 from homelab.inventory.schema_rules import exclusive
 from homelab.inventory.section import Section
 from homelab.inventory.service_checks import check_combinations, check_gateway
+from homelab.inventory.service_options import SENDERS
 from homelab.inventory.weather_section import weather
 from homelab.model import Alerts, Container, Inventory, ProxmoxApi
 from homelab.model.alert_receivers import BRIDGE
 from homelab.model.inventory import WEATHER
 from homelab.model.options import KeyNames, Option
-from homelab.model.stages import ANALYTICS
 from homelab.private_files import STATE_FOLDER
 
 BROKER = "broker"
@@ -149,7 +149,7 @@ def _check_on_data(section: Section, containers: Sequence[Container], services: 
 
 def _check_bridges(root: Section, containers: Sequence[Container], services: Collection[str]) -> None:
     """Add a problem for receivers without a container that sends, and for such a container without receivers."""
-    if root.has("alerts") and not {"alertmanager", ANALYTICS, BRIDGE} & {*services}:
+    if root.has("alerts") and not (SENDERS | {BRIDGE}) & {*services}:
         root.problem("needs a container that sends: one with the service `alertmanager` or `analytics`", "alerts")
     if not root.has("alerts"):
         for container in containers:

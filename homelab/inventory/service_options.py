@@ -85,9 +85,12 @@ def with_exporters(services: Mapping[str, Service], registry: Registry) -> Mappi
     return {**missing("node_exporter"), **services, **(missing("postgres_exporter") if "postgres" in services else {})}
 
 
+SENDERS = frozenset({"alertmanager", ANALYTICS})  # services to which `alerts:` adds the one that sends
+
+
 def with_bridge(services: Mapping[str, Service], registry: Registry) -> Mapping[str, Service]:
     """Return the services of a container with the one that `alerts:` adds to Alertmanager and to the pipelines."""
-    if "alertmanager" in services or ANALYTICS in services:
+    if SENDERS & services.keys():
         return {**services, BRIDGE: services.get(BRIDGE) or registry.get(BRIDGE)()}
     return services
 
