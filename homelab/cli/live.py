@@ -50,8 +50,9 @@ def top(
         elif as_json:
             print_json(sampler.sample())
         elif once or not target.is_terminal or target.is_dumb_terminal:
-            without = get_terminal_size((_PIPE_WIDTH, _PIPE_HEIGHT))
-            size = (target.width, target.height) if target.is_terminal else without
+            size = (target.width, target.height)
+            if not target.is_terminal:
+                size = get_terminal_size((_PIPE_WIDTH, _PIPE_HEIGHT))
             target.print(draw(sampler.sample(), *size))
         else:
             footer = f"every {interval:g} s; q quits"
