@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from homelab.lab import LABS, Lab, down, missing, network, up
+from homelab.lab import LABS, Lab, missing, network, up
 from homelab.paths import bundled_path
 from homelab.progress import TerminalProgress
+from tests.integration.lab_fixture import claimed
 from tests.integration.machine_state import machine_state
 
 LAB = LABS["e2e"]
@@ -91,12 +92,9 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
         pytest.skip("cannot run a lab: " + "; ".join(requirements))
     folder = tmp_path_factory.mktemp("e2e")
     shutil.copy(bundled_path("inventory.yaml"), folder / "inventory.yaml")
-    down(LAB, TerminalProgress())  # leftovers of a killed run
-    network.guard()  # remains after the lab is removed
-    cli = Cli(folder, LAB, machine_state(LAB))
-    cli.use_airflow("2.11")
-    up(LAB, TerminalProgress())
-    try:
+    with claimed(LAB):
+        network.guard()  # remains after the lab is removed
+        cli = Cli(folder, LAB, machine_state(LAB))
+        cli.use_airflow("2.11")
+        up(LAB, TerminalProgress())
         yield cli
-    finally:
-        down(LAB, TerminalProgress())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
 
 QUIET = SilentProgress()
+_CLAIMS = Path("/run/homelab-tests")  # a file for each lab of a test, with its settings; locked while the test runs
 PROGRAM = (sys.executable, "-m", "homelab")
 _STATE_OF_AIRFLOW = """set -a; . /etc/homelab/airflow-database.env
 psql -c "select dag_id, run_id, state, queued_at, start_date from dag_run order by queued_at desc limit 9"
@@ -103,14 +105,58 @@ def processes_showing(secret: str) -> str:
 
 
 @contextmanager
-def fresh(lab: Lab) -> Iterator[None]:
-    """Start a lab for the duration of the block, without leftovers of a killed run."""
-    down(lab, QUIET)
+def claimed(lab: Lab) -> Iterator[None]:
+    """Hold a lab for the duration of the block, without leftovers of killed runs; always remove it afterwards.
+
+    Also the leftovers of other tests' labs are removed: their bridges may have this lab's addresses. The lab of a run
+    that goes on is held by it, and kept.
+    """
+    _CLAIMS.mkdir(exist_ok=True)
+    with (_CLAIMS / lab.name).open("a+") as claim:
+        with _one_at_a_time():
+            try:
+                fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise AssertionError(f"another run of these tests has the lab `{lab.name}`: wait for its end") from None
+            for other in _CLAIMS.iterdir():
+                if other.name != lab.name:
+                    _remove_orphan(other)
+        down(lab, QUIET)
+        claim.truncate(0)
+        claim.write(lab.to_json())
+        claim.flush()
+        try:
+            yield
+        finally:
+            down(lab, QUIET)
+            claim.truncate(0)
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    folder = os.open(_CLAIMS, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        up(lab, QUIET)
+        fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
-        down(lab, QUIET)
+        os.close(folder)
+
+
+def _remove_orphan(path: Path) -> None:
+    """Remove a lab that no test holds any more."""
+    with path.open("r+") as claim, suppress(BlockingIOError):
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if text := claim.read():
+            down(Lab.from_json(text), QUIET)
+            claim.truncate(0)
+
+
+@contextmanager
+def fresh(lab: Lab) -> Iterator[None]:
+    """Start a claimed lab for the duration of the block."""
+    with claimed(lab):
+        up(lab, QUIET)
+        yield
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from contract import EXIT  # isort: skip
 KILLS = int(os.environ.get("HOMELAB_KILLS", "5"))
 CITIES = 200
 CONSUMER = "consumer-consumer-0"
-pytestmark = pytest.mark.timeout(max(180, 36 * KILLS))
+pytestmark = pytest.mark.timeout(max(360, 36 * KILLS))
 
 
 class Ledger(ThreadingHTTPServer):
@@ -187,8 +187,8 @@ class Stack:
         raise AssertionError("PostgreSQL does not start again")
 
 
-def until(condition: Callable[[], bool], seconds: float = 40) -> None:
-    """Wait for a condition."""
+def until(condition: Callable[[], bool], seconds: float = 150) -> None:
+    """Wait for a condition. The broker delivers the messages of a killed consumer again after 15 s."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "timeout"

@@ -20,23 +20,23 @@ from homelab.runtime.session import Session
 from tests.integration.lab_fixture import PROGRAM, QUIET, fresh, in_a_lab, processes_showing, run_homelab
 from tests.integration.lab_fixture import until as wait_until
 
-LAB = Lab("celery", IPv4Network("10.99.2.0/28"), "hl-cele", 18206, 8289)
+LAB = Lab("celery", IPv4Network("10.99.2.48/28"), "hl-cele", 18206, 8289)
 INVENTORY = """
 lab: x
 proxmox: {host: x, token_id: homelab@pve!x}
-network: {subnet: 10.99.2.0/28, gateway: .1, bridge: x}
+network: {subnet: 10.99.2.48/28, gateway: .49, bridge: x}
 containers:
-  postgres-data: {vmid: 241, ip: .3, cores: 1, memory: 1024, disk: 4, services: {postgres: {version: 15}REDIS}}
-  analytics-platform: {vmid: 242, ip: .4, cores: 2, memory: 2048, disk: 4, services: {analytics: {}}}
+  postgres-data: {vmid: 241, ip: .51, cores: 1, memory: 1024, disk: 4, services: {postgres: {version: 15}REDIS}}
+  analytics-platform: {vmid: 242, ip: .52, cores: 2, memory: 2048, disk: 4, services: {analytics: {}}}
   airflow-orchestration:
-    {vmid: 243, ip: .5, cores: 2, memory: 3072, disk: 6, services: {airflow: {dags: dags, executor: EXECUTOR}}}
-  worker-1: {vmid: 244, ip: .6, cores: 1, memory: 2048, disk: 6, services: ONE}
-  worker-2: {vmid: 245, ip: .7, cores: 1, memory: 2048, disk: 6, services: TWO}
+    {vmid: 243, ip: .53, cores: 2, memory: 3072, disk: 6, services: {airflow: {dags: dags, executor: EXECUTOR}}}
+  worker-1: {vmid: 244, ip: .54, cores: 1, memory: 2048, disk: 6, services: ONE}
+  worker-2: {vmid: 245, ip: .55, cores: 1, memory: 2048, disk: 6, services: TWO}
 pipelines:
   weather: {cities: ["Newark,US"]}
 packages: {security_updates: false}
 """
-AIRFLOW, WORKERS = "10.99.2.5", {"10.99.2.6": "worker-1", "10.99.2.7": "worker-2"}
+AIRFLOW, WORKERS = "10.99.2.53", {"10.99.2.54": "worker-1", "10.99.2.55": "worker-2"}
 WORKER = "{airflow_worker: {drain: 3m}}"
 # `first` is the time of the first attempt.
 DAG = """
@@ -182,11 +182,11 @@ def test_queue_and_logs_are_closed_to_all_others(folder: Folder) -> None:
         knock = f"timeout 3 bash -c '</dev/tcp/{address}/{port}' 2>/dev/null && echo open || echo closed"
         return folder.on(origin, knock) == "open"
 
-    redis = "10.99.2.3"
+    redis = "10.99.2.51"
     for address in WORKERS:
         assert is_open("airflow-orchestration", address, 8793)
         assert not is_open("analytics-platform", address, 8793)
-    assert not is_open("worker-1", "10.99.2.7", 8793)
+    assert not is_open("worker-1", "10.99.2.55", 8793)
     assert is_open("worker-1", redis, 6379)
     assert not is_open("analytics-platform", redis, 6379)
     facts = folder.on("postgres-data", "homelab-redis info; homelab-redis config get dir")

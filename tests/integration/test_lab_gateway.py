@@ -24,17 +24,17 @@ from homelab.services.lab_certificates import container_names
 from homelab.steps import File
 from tests.integration.lab_fixture import LabFixture, changes, in_a_lab, lab_with, until
 
-LAB = Lab("gateway", IPv4Network("10.99.2.0/28"), "hl-gate", 18188, 8271)
+LAB = Lab("gateway", IPv4Network("10.99.2.48/28"), "hl-gate", 18188, 8271)
 INVENTORY = """
 lab: x
 proxmox: {host: x, token_id: homelab@pve!x}
-network: {subnet: 10.99.2.0/28, gateway: .1, bridge: x}
+network: {subnet: 10.99.2.48/28, gateway: .49, bridge: x}
 containers:
-  door: {vmid: 173, ip: .3, cores: 1, memory: 256, disk: 4, services: GATEWAY}
+  door: {vmid: 173, ip: .51, cores: 1, memory: 256, disk: 4, services: GATEWAY}
   observability:
-    {vmid: 172, ip: .2, cores: 1, memory: 512, disk: 4, services: {prometheus: {}, alertmanager: {}}}
+    {vmid: 172, ip: .50, cores: 1, memory: 512, disk: 4, services: {prometheus: {}, alertmanager: {}}}
 """
-DOOR, OBSERVABILITY = "10.99.2.3", "10.99.2.2"
+DOOR, OBSERVABILITY = "10.99.2.51", "10.99.2.50"
 PORTS = (9090, 9093)
 DOMAIN = "lab.home.arpa"
 

@@ -15,13 +15,13 @@ from homelab.services.base_system import packages_from
 from homelab.steps import Packages
 from tests.integration.lab_fixture import LabFixture, in_a_lab, lab_with
 
-LAB = Lab("mirror", IPv4Network("10.99.2.0/28"), "hl-mirr", 18116, 8199)
+LAB = Lab("mirror", IPv4Network("10.99.2.48/28"), "hl-mirr", 18116, 8199)
 INVENTORY = """
 lab: x
 proxmox: {host: x, token_id: homelab@pve!x}
-network: {subnet: 10.99.2.0/28, gateway: .1, bridge: x}
+network: {subnet: 10.99.2.48/28, gateway: .49, bridge: x}
 containers:
-  postgres-data: {vmid: 184, ip: .4, cores: 1, memory: 512, disk: 4, services: {postgres: {version: 15}}}
+  postgres-data: {vmid: 184, ip: .52, cores: 1, memory: 512, disk: 4, services: {postgres: {version: 15}}}
 pipelines: {weather: {cities: ["Newark,US"]}}
 """
 # Sources in both formats, both unreachable: packages can only come from the mirror.

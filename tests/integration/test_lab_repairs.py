@@ -22,16 +22,16 @@ from homelab.services.airflow import Airflow
 from tests.integration.lab_fixture import LabFixture, in_a_lab, lab_with
 from tests.scripts import IN_CONTAINER
 
-LAB = Lab("repairs", IPv4Network("10.99.2.64/28"), "hl-reps", 18136, 8219)
+LAB = Lab("repairs", IPv4Network("10.99.2.80/28"), "hl-reps", 18136, 8219)
 DATABASE, ANALYTICS, AIRFLOW = "postgres-data", "analytics-platform", "airflow-orchestration"
 INVENTORY = """
 lab: x
 proxmox: {host: x, token_id: homelab@pve!x}
-network: {subnet: 10.99.2.64/28, gateway: .65, bridge: x}
+network: {subnet: 10.99.2.80/28, gateway: .81, bridge: x}
 containers:
-  postgres-data: {vmid: 171, ip: .66, cores: 2, memory: 1024, disk: 4, services: {postgres: {version: 15}}}
-  analytics-platform: {vmid: 172, ip: .67, cores: 2, memory: 2048, disk: 4, services: {analytics: {}}}
-  airflow-orchestration: {vmid: 173, ip: .68, cores: 2, memory: 3072, disk: 6, services: {airflow: {}}}
+  postgres-data: {vmid: 171, ip: .82, cores: 2, memory: 1024, disk: 4, services: {postgres: {version: 15}}}
+  analytics-platform: {vmid: 172, ip: .83, cores: 2, memory: 2048, disk: 4, services: {analytics: {}}}
+  airflow-orchestration: {vmid: 173, ip: .84, cores: 2, memory: 3072, disk: 6, services: {airflow: {}}}
 pipelines: {weather: {cities: ["Newark,US", "New York,US"]}}
 """
 MODEL = "/opt/analytics-platform/pipelines/weather/dbt/models/marts/cities.sql"

@@ -27,15 +27,15 @@ from tests.integration.test_proxmox_up import Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
 
-LAB = Lab("snaptest", IPv4Network("10.99.2.64/28"), "hl-snap", 18126, 8209)
+LAB = Lab("snaptest", IPv4Network("10.99.2.80/28"), "hl-snap", 18126, 8209)
 VMID = 168
 HERE = f"nodes/pve/lxc/{VMID}"
 INVENTORY = """
 lab: x
 proxmox: {host: x, token_id: homelab@pve!x}
-network: {subnet: 10.99.2.64/28, gateway: .65, bridge: x}
+network: {subnet: 10.99.2.80/28, gateway: .81, bridge: x}
 containers:
-  box: {vmid: 168, ip: .68, cores: 1, memory: 256, disk: 4, storage: local-btrfs}
+  box: {vmid: 168, ip: .84, cores: 1, memory: 256, disk: 4, storage: local-btrfs}
 pipelines: {weather: {cities: ["Newark,US"]}}
 """
 MAKE = """set -e
