@@ -7,10 +7,9 @@ import json
 import os
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -237,12 +236,3 @@ def query_prometheus(url: str, promql: str) -> list[dict[str, Any]]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"{url}/api/v1/query?{urllib.parse.urlencode({'query': promql})}", timeout=10) as answer:
         return json.load(answer)["data"]["result"]  # type: ignore[no-any-return]
-
-
-def until(condition: Callable[[], Any], seconds: float) -> Any:
-    """Wait for a condition and return its value."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(1)
-    return found

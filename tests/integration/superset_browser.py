@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, Response
 
 from docs.browser import CHART, CHROMIUM, NOTHING_LOADS, browser_page, log_in, open_dashboard
-from tests.integration.lab_fixture import until
+from tests.integration.waiting import until
 
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="needs the package chromium, or google-chrome")
 CHART_DATA = "/api/v1/chart/data"
@@ -49,7 +49,7 @@ def show(page: Page, url: str, slug: str) -> ShownDashboard:
         charts = page.locator(CHART).all()
         # A slow page has moments without a request and without a loading indicator: its charts ask later.
         try:
-            until(lambda: len({_chart_of(each) for each in _seen(page, answers)}) >= len(charts), 240)  # noqa: B023
+            until(lambda: len({_chart_of(each) for each in _seen(page, answers)}) >= len(charts))  # noqa: B023
             break
         except AssertionError as error:
             texts = [each.inner_text() for each in charts]

@@ -9,7 +9,7 @@ import socketserver
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from homelab.model.alert_receivers import Email
 from homelab.paths import bundled_path
 from homelab.steps import File
 from tests.alert_servers import Mailbox, Sink, bridged, mail, serving
+from tests.integration.waiting import until
 from tests.support import FixedSecretStore, observability
 
 ROOT = Path(__file__).parents[2]
@@ -137,14 +138,6 @@ def _answers(url: str) -> bool:
         call(url)
         return True
     return False
-
-
-def until(condition: Callable[[], Any], seconds: float = 30) -> None:
-    """Wait for a condition."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.2)
 
 
 def test_receiver_that_does_not_answer_gets_its_messages_later_and_the_other_one_gets_them_once(

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +27,7 @@ from homelab.services.raw_schema import raw_grants
 from tests.integration import pg
 from tests.integration.flaky_proxy import FlakyProxy
 from tests.integration.nats_server import nats_server
+from tests.integration.waiting import until
 from tests.scripts import SCHEMA, SCRIPTS
 
 import nats.errors  # isort: skip
@@ -185,14 +186,6 @@ class Stack:
             else:
                 return
         raise AssertionError("PostgreSQL does not start again")
-
-
-def until(condition: Callable[[], bool], seconds: float = 150) -> None:
-    """Wait for a condition. The broker delivers the messages of a killed consumer again after 15 s."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "timeout"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,9 @@ import pytest
 
 from homelab.commands.pipeline_new import new_pipeline
 from homelab.dev.local_stack import folder_of
-from homelab.lab.process import wait_until
 from tests.integration import pg
+from tests.integration.waiting import until
 from tests.scripts import ROOT
-
-pytestmark = pytest.mark.timeout(180)
 
 
 def processes(folder: Path) -> list[str]:
@@ -72,12 +70,12 @@ def test_pipeline_runs_without_containers(site: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    assert wait_until(lambda: (folder / "data" / "logs" / "dbt.log").exists(), 60)
+    until(lambda: (folder / "data" / "logs" / "dbt.log").exists())
     time.sleep(2)
     assert any("postgres -D" in command for command in processes(folder))
     first.kill()
     first.wait()
-    assert wait_until(lambda: processes(folder) == [], 20), processes(folder)
+    until(lambda: processes(folder) == [])
 
     again = json.loads(homelab(site, "run", "--hours", "3", "--json"))
     assert again["stored"] == 9
@@ -109,7 +107,7 @@ def test_watched_pipeline_is_built_after_each_save_and_ends_with_ctrl_c(site: Pa
         process = subprocess.Popen(words, cwd=site, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
 
     def runs(count: int) -> bool:
-        return wait_until(lambda: log.read_text().count("Watching for changes") == count, 120)
+        return until(lambda: log.read_text().count("Watching for changes") == count)
 
     try:
         assert runs(1), log.read_text()

@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from homelab.lab.observations import load
 from homelab.runtime.backfills import Backfilled
 from tests.integration.conftest import KEY, replay_server
@@ -22,7 +20,6 @@ from tests.scripts import SCRIPTS
 
 from contract import EXIT  # isort: skip
 
-pytestmark = pytest.mark.timeout(180)
 STATIONS = {"Newark,US": "EWR", "Queens,US": "JFK"}
 JANUARY = ("--from", "2013-01-01", "--to", "2013-02-01")
 

@@ -33,7 +33,6 @@ from tests.integration.impostor import impostor
 from tests.scripts import IN_CONTAINER, SCRIPTS
 from tests.support import FixedSecretStore, LocalHost
 
-pytestmark = pytest.mark.timeout(180)
 # All containers on loopback: every client connects from the address that it connects to.
 OVERLAY = """
 network: {subnet: 127.0.0.0/24, gateway: .254}

@@ -26,15 +26,14 @@ from tests.integration.test_broker import (
     stack,
     store_all_but,
     store_an_hour,
-    until,
 )
+from tests.integration.waiting import until
 
 from broker_access import Access  # isort: skip
 from broker_client import BrokerError, open_publisher  # isort: skip
 from contract import EXIT  # isort: skip
 
 __all__ = ["server"]  # the fixture
-pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from homelab.inventory import load
 from homelab.lab import Lab
 from homelab.runtime.lab_report import report_lab
 from tests.integration.alert_sinks import RECEIVERS, AlertSinks
-from tests.integration.lab_fixture import LabFixture, changes, in_a_lab, lab_with, query_prometheus, until
+from tests.integration.lab_fixture import LabFixture, changes, in_a_lab, lab_with, query_prometheus
+from tests.integration.waiting import until
 
 LAB = Lab("alerts", IPv4Network("10.99.2.112/28"), "hl-aler", 18177, 8260)
 SINKS = "10.99.2.118"
@@ -150,7 +151,7 @@ def test_deployed_stack_has_no_incident(stack: Monitored) -> None:
     assert changes(stack) == []
     # A pending alert is no incident: a security update of the distribution may be two days old before it is one.
     firing = 'ALERTS{alertstate="firing"}'
-    until(lambda: {each["metric"]["alertname"] for each in query(firing)} == {"Watchdog"}, 180)
+    until(lambda: {each["metric"]["alertname"] for each in query(firing)} == {"Watchdog"})
     services = [service for each in report_lab(stack.session).containers for service in each.services]
     assert [service.health.summary for service in services if service.health and not service.health.ready] == []
 
@@ -206,13 +207,13 @@ def test_each_incident_is_sent_once_to_each_receiver_and_so_is_its_end(stack: Mo
     stack.run("systemctl stop airflow-scheduler", "airflow-orchestration")
     stopped = time.monotonic()
 
-    until(lambda: "scheduler" in stack.messages(since)["webhook"], 180)
+    until(lambda: "scheduler" in stack.messages(since)["webhook"])
     print(f"from a stopped scheduler to its message: {time.monotonic() - stopped:.0f} s")
     others = [name for name in RECEIVERS if name != "email"]
-    until(lambda: all(stack.messages(since)[name].keys() >= TITLES.keys() for name in others), 180)
+    until(lambda: all(stack.messages(since)[name].keys() >= TITLES.keys() for name in others))
     assert stack.messages(since)["email"] == {}
     stack.sinks.start_mail(stack)
-    until(lambda: stack.messages(since)["email"].keys() >= TITLES.keys(), 90)
+    until(lambda: stack.messages(since)["email"].keys() >= TITLES.keys())
     assert stack.messages(since) == each_receiver({name: ["begin"] for name in TITLES})
     (text,) = (
         text
@@ -247,7 +248,7 @@ def test_silent_alertmanager_is_reported_by_another_container(stack: Monitored) 
     (title,) = {title.removeprefix("[alerts] ") for _, title, _ in stack.sinks.messages(stack, since)}
     assert re.fullmatch(f"{SILENCE} 1[01] min: no other alert is sent", title)
     stack.run("systemctl start prometheus-alertmanager", "observability")
-    until(lambda: age() < 100, 120)
+    until(lambda: age() < 100)
     stack.run("systemctl start homelab-alert-check", ANALYTICS)
     until_messages(stack, since, {"silence": ["begin", "over"]})
 
@@ -266,7 +267,7 @@ def test_without_prometheus_failed_builds_and_late_data_are_reported(stack: Moni
     until_messages(alone, since, {"build": ["begin"]})
     alone.psql("delete from prices.readings where value < 0")
     build_prices()
-    until(lambda: "age" in alone.messages(since)["webhook"], 240)
+    until(lambda: "age" in alone.messages(since)["webhook"])
     alone.run("homelab-pipeline rates.build; systemctl start homelab-alert-check", ANALYTICS)
     until_messages(alone, since, {name: ["begin", "over"] for name in ("build", "age")})
 

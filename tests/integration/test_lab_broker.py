@@ -15,7 +15,8 @@ from homelab.commands.deploy import deploy
 from homelab.commands.status import status
 from homelab.inventory import load
 from homelab.lab import Lab
-from tests.integration.lab_fixture import LabFixture, changes, in_a_lab, lab_with, until
+from tests.integration.lab_fixture import LabFixture, changes, in_a_lab, lab_with
+from tests.integration.waiting import until
 
 LAB = Lab("broker", IPv4Network("10.99.2.176/28"), "hl-brok", 18227, 8310)
 INVENTORY = """
@@ -81,7 +82,7 @@ def test_observations_pass_through_the_broker(stack: LabFixture) -> None:
     assert (summary["stored"], summary["waiting"], summary["problem"]) == (2, 0, None)
     assert rows(stack) == (2, 2)
     assert health(stack, "broker") == (True, "0 messages waiting, 0% of 64MB")
-    until(lambda: health(stack, "consumer")[1].startswith("2 rows stored"), 30)
+    until(lambda: health(stack, "consumer")[1].startswith("2 rows stored"))
     assert stack.memory("homelab-broker", BROKER) + stack.memory("homelab-consumer", BROKER) < 120 * 1024
 
 
@@ -95,7 +96,7 @@ def test_the_broker_holds_observations_while_the_consumer_is_away(stack: LabFixt
     assert not healthy
     assert text.endswith("no consumer reads them")
     stack.run("systemctl start homelab-consumer", BROKER)
-    until(lambda: health(stack, "broker")[0], 30)
+    until(lambda: health(stack, "broker")[0])
     assert rows(stack) == (before + 2, before + 2)
 
 
@@ -105,8 +106,8 @@ def test_the_ingestion_survives_without_postgresql(stack: LabFixture) -> None:
     assert fetch(stack)["waiting"] == 2
     assert health(stack, "consumer")[1].startswith("waits since")
     stack.run("systemctl start postgresql@15-main", POSTGRES)
-    until(lambda: rows(stack) == (before + 2, before + 2), 60)
-    until(lambda: health(stack, "consumer")[0], 30)
+    until(lambda: rows(stack) == (before + 2, before + 2))
+    until(lambda: health(stack, "consumer")[0])
 
 
 def other(stack: LabFixture, folder: Path, overlay: str) -> LabFixture:
@@ -124,7 +125,7 @@ def test_the_spool_takes_over_without_the_broker_and_the_way_back_drains_it(stac
     assert '"spooled": 2' in stack.run(f"{FETCH} || true", ANALYTICS)
     stack.run("systemctl start homelab-broker", BROKER)
     # Two observations, and the start and the end of the run.
-    until(lambda: "4 messages waiting" in health(stack, "broker")[1], 20)
+    until(lambda: "4 messages waiting" in health(stack, "broker")[1])
     # With waiting messages, the broker stays.
     removed = other(stack, folder, REMOVED)
     refused = {report.container: str(report.failure) for report in deploy(removed.session) if report.failure}
@@ -134,7 +135,7 @@ def test_the_spool_takes_over_without_the_broker_and_the_way_back_drains_it(stac
     back = other(stack, folder, BACK)
     assert changes(back)
     assert fetch(back)["recovered"] == 2
-    until(lambda: rows(stack) == (before + 6, before + 6), 60)
+    until(lambda: rows(stack) == (before + 6, before + 6))
     # The ingestion's identity was removed with the option; now the services can be.
     assert stack.run("grep -c 'user: \"ingestion\"' /etc/homelab/broker.conf || true", BROKER).strip() == "0"
     assert any("homelab-broker.service" in each for each in changes(removed))

@@ -18,7 +18,7 @@ from homelab.inventory import load
 from homelab.lab import Lab
 from homelab.runtime.session import Session
 from tests.integration.lab_fixture import PROGRAM, QUIET, fresh, in_a_lab, processes_showing, run_homelab
-from tests.integration.lab_fixture import until as wait_until
+from tests.integration.waiting import until
 
 LAB = Lab("celery", IPv4Network("10.99.2.48/28"), "hl-cele", 18206, 8289)
 INVENTORY = """
@@ -113,7 +113,7 @@ class Folder:
 
     def trigger(self, dag: str) -> None:
         """Start a run of a DAG as soon as Airflow has it."""
-        wait_until(lambda: self.sql("select 1 from dag where dag_id = 'DAG' and not is_stale", dag), 90)
+        until(lambda: self.sql("select 1 from dag where dag_id = 'DAG' and not is_stale", dag))
         self.on("airflow-orchestration", f"homelab-airflow dags trigger {dag}")
 
     def tasks(self, dag: str) -> list[list[str]]:
@@ -127,13 +127,13 @@ class Folder:
             addresses = [address for state, address, _ in self.tasks(dag) if state == "running" and address]
             return addresses if len(addresses) >= count else None
 
-        addresses: list[str] = wait_until(found, 60)
+        addresses: list[str] = until(found)
         return addresses
 
-    def ended(self, dag: str, seconds: float = 120) -> str:
+    def ended(self, dag: str) -> str:
         """Wait for the end of the only run of a DAG; return its state."""
         states = "select state from dag_run where dag_id = 'DAG' and state in ('success', 'failed')"
-        return str(wait_until(lambda: self.sql(states, dag), seconds)[0][0])
+        return str(until(lambda: self.sql(states, dag))[0][0])
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def test_full_redis_is_reported_and_loses_no_task(folder: Folder) -> None:
     assert summary.endswith("tasks cannot be queued. Raise `memory` under `redis:`")
     folder.trigger("waiting")
     refused = "journalctl --unit airflow-scheduler --since -5min --grep 'used memory > .maxmemory' --quiet || true"
-    wait_until(lambda: folder.on("airflow-orchestration", refused), 60)
+    until(lambda: folder.on("airflow-orchestration", refused))
     folder.on("postgres-data", "homelab-redis del filler")
     assert folder.ended("waiting") == "success"
     ((_, _, attempts),) = folder.tasks("waiting")
@@ -225,7 +225,7 @@ def test_task_of_a_lost_worker_is_retried_on_another(folder: Folder) -> None:
     (lost,) = folder.running("long")
     stop = "systemctl kill --signal=KILL --kill-whom=all airflow-worker; systemctl stop airflow-worker"
     folder.on(WORKERS[lost], stop)
-    assert folder.ended("long", 180) == "success"
+    assert folder.ended("long") == "success"
     ((state, address, attempt),) = folder.tasks("long")
     assert (state, attempt) == ("success", "2")
     assert address in WORKERS.keys() - {lost}

@@ -17,13 +17,13 @@ from homelab.commands.deploy import deploy
 from homelab.errors import HomelabError
 from homelab.inventory import load
 from homelab.lab import Lab
-from homelab.lab.process import wait_until
 from homelab.runtime.container_states import container_states
 from homelab.runtime.lab_report import report_lab
 from homelab.runtime.pipeline_runs import run_pipeline
 from homelab.steps.postgres_objects import PSQL
 from homelab.steps.queries import Query
 from tests.integration.lab_fixture import LabFixture, in_a_lab, lab_with
+from tests.integration.waiting import until
 from tests.scripts import IN_CONTAINER
 
 LAB = Lab("disks", IPv4Network("10.99.2.112/28"), "hl-disk", 18166, 8249)
@@ -138,6 +138,6 @@ def test_larger_disk_of_the_inventory_reaches_the_container(stack: LabFixture) -
     inventory = load([path, LAB.overlay, stack.inventory.path.with_name("1.yaml")])
     larger = LabFixture(replace(inventory, state_dir=stack.inventory.state_dir))
     stack.run("systemctl poweroff", DATABASE)
-    wait_until(lambda: container_states(stack.inventory)[0][0].status == "stopped", 60)
+    until(lambda: container_states(stack.inventory)[0][0].status == "stopped")
     larger.up()
     assert int(larger.run("df -P / | awk 'NR == 2 {print $2}'", DATABASE)) > 2.5 * 2**20

@@ -22,7 +22,8 @@ from homelab.runtime.lab_report import report_lab
 from homelab.services.gateway import LOGIN, USER
 from homelab.services.lab_certificates import container_names
 from homelab.steps import File
-from tests.integration.lab_fixture import LabFixture, changes, in_a_lab, lab_with, until
+from tests.integration.lab_fixture import LabFixture, changes, in_a_lab, lab_with
+from tests.integration.waiting import until
 
 LAB = Lab("gateway", IPv4Network("10.99.2.48/28"), "hl-gate", 18188, 8271)
 INVENTORY = """
@@ -122,7 +123,7 @@ def test_expired_certificate_is_reported_and_renewed(stack: LabFixture, browser:
     with stack.connect("door") as host:
         File("/etc/ssl/homelab/gateway.pem", expired.encode(), "root", "homelab-caddy", 0o640, secret=True).apply(host)
     stack.run("systemctl restart caddy", "door")
-    until(lambda: is_open(DOOR, 443), 30)
+    until(lambda: is_open(DOOR, 443))
     with pytest.raises(requests.exceptions.SSLError, match="expired"):
         browser.get(f"https://{DOOR}/", timeout=10)
     reports = [service for each in report_lab(stack.session).containers for service in each.services]

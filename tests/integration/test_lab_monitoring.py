@@ -20,7 +20,8 @@ from homelab.pipelines.pipeline_metrics import labelled
 from homelab.runtime.lab_report import report_lab
 from homelab.runtime.lab_sample import Sampler
 from homelab.sandbox import Sandbox
-from tests.integration.lab_fixture import LabFixture, changes, in_a_lab, lab_with, query_prometheus, until
+from tests.integration.lab_fixture import LabFixture, changes, in_a_lab, lab_with, query_prometheus
+from tests.integration.waiting import until
 
 LAB = Lab("monitoring", IPv4Network("10.99.2.96/28"), "hl-moni", 18176, 8259)
 INVENTORY = """
@@ -90,16 +91,16 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabFixture]:
 
 def test_every_endpoint_with_metrics_is_read_after_one_deploy(stack: LabFixture) -> None:
     # Prometheus may have read an endpoint before its program answered.
-    until(lambda: {each["metric"]["job"] for each in query("up == 1")} >= JOBS and query("up == 0") == [], 60)
-    until(lambda: query("pg_up == 1") and query("pg_settings_max_connections"), 30)
+    until(lambda: {each["metric"]["job"] for each in query("up == 1")} >= JOBS and query("up == 0") == [])
+    until(lambda: query("pg_up == 1") and query("pg_settings_max_connections"))
     assert query("pg_stat_activity_max_tx_duration")
-    until(lambda: query('probe_success{service="prometheus"} == 1'), 30)
-    until(lambda: query('homelab_certificate_expiry_timestamp_seconds{service="postgres"} > time()'), 90)
-    until(lambda: len(query("homelab_security_updates_pending")) == 2, 90)
+    until(lambda: query('probe_success{service="prometheus"} == 1'))
+    until(lambda: query('homelab_certificate_expiry_timestamp_seconds{service="postgres"} > time()'))
+    until(lambda: len(query("homelab_security_updates_pending")) == 2)
     for metric in ("node_memory_MemAvailable_bytes", "node_filesystem_avail_bytes", "node_network_receive_bytes_total"):
         assert {each["metric"]["container"] for each in query(metric)} == set(UNITS), metric
     names = 'pve_guest_info{tags=~".*homelab.*"} * on (id) group_left () pve_up == 1'
-    assert {each["metric"]["name"] for each in until(lambda: query(names), 30)} == set(UNITS)
+    assert {each["metric"]["name"] for each in until(lambda: query(names))} == set(UNITS)
     assert changes(stack, dry_run=True) == []
     assert changes(stack) == []
     services = [service for each in report_lab(stack.session).containers for service in each.services]
@@ -108,7 +109,7 @@ def test_every_endpoint_with_metrics_is_read_after_one_deploy(stack: LabFixture)
 
 def test_top_draws_the_history_of_prometheus(stack: LabFixture) -> None:
     sampler = Sampler(stack.session)
-    history = until(lambda: (found := sampler.sample().history).cpu.keys() >= set(UNITS) and found, 30)
+    history = until(lambda: (found := sampler.sample().history).cpu.keys() >= set(UNITS) and found)
     sampler.close()
     assert history.source == "Prometheus, the last hour"
     assert set(history.cpu) == set(history.memory) == set(UNITS)
@@ -179,7 +180,7 @@ def test_each_query_of_each_dashboard_returns_series(stack: LabFixture) -> None:
                 del waiting[expression]
         return sorted(waiting.values())
 
-    until(lambda: without_series() == [], 60)
+    until(lambda: without_series() == [])
     assert "file /usr/local/sbin/homelab-metrics" in " ".join(changes(stack))
 
 

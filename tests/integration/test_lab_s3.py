@@ -19,7 +19,7 @@ from homelab.lab import Lab
 from homelab.runtime.session import Session
 from homelab.services.s3 import S3
 from tests.integration.lab_fixture import QUIET, fresh, in_a_lab, processes_showing, run_homelab
-from tests.integration.lab_fixture import until as wait_until
+from tests.integration.waiting import until
 
 LAB = Lab("s3", IPv4Network("10.99.2.32/28"), "hl-s3", 18226, 8309)
 INVENTORY = """
@@ -197,7 +197,7 @@ def test_only_the_declared_ports_are_open_and_no_process_shows_a_key(folder: Fol
 def test_kill_keeps_the_objects(folder: Folder) -> None:
     folder.duckdb("writer", WRITE.replace("a.parquet", "b.parquet"))
     folder.on("object-storage", "systemctl kill --signal=KILL homelab-s3.service")
-    wait_until(lambda: folder.health().startswith("True"), 60)
+    until(lambda: folder.health().startswith("True"))
     assert folder.duckdb("writer", COUNT) == [[600000]]
 
 
@@ -206,7 +206,7 @@ def test_restarted_storage_with_a_full_disk_reads_and_refuses_writes(folder: Fol
     folder.deploy()
     assert folder.duckdb("writer", COUNT) == [[600000]]
     assert folder.health().startswith("False: full: only reads")
-    wait_until(lambda: "error" in str(folder.duckdb("writer", WRITE.replace("a.parquet", "c.parquet"))), 60)
+    until(lambda: "error" in str(folder.duckdb("writer", WRITE.replace("a.parquet", "c.parquet"))))
 
 
 def test_storage_of_the_stack_is_closed_to_others(folder: Folder) -> None:

@@ -25,8 +25,9 @@ from homelab.runtime.backfills import BackfillOptions, backfill_api
 from homelab.runtime.lab_report import report_lab
 from homelab.runtime.marts import query_marts
 from homelab.services.superset_metadata import ADMIN, VIEWER
-from tests.integration.lab_fixture import LabFixture, changes, in_a_lab, lab_with, until
+from tests.integration.lab_fixture import LabFixture, changes, in_a_lab, lab_with
 from tests.integration.superset_browser import logged_in, needs_browser, show
+from tests.integration.waiting import until
 
 LAB = Lab("dashboards", IPv4Network("10.99.2.16/28"), "hl-dash", 18196, 8279)
 INVENTORY = """
@@ -140,7 +141,7 @@ def admin(stack: LabFixture, ca_file: Path) -> Client:
 def dataset(stack: LabFixture, admin: Client) -> int:
     """A dataset of the first publication."""
     build(stack, "fetch", "build")
-    until(lambda: stack.run("ls /var/lib/homelab-published/prices/published.duckdb || true", "dashboards"), 60)
+    until(lambda: stack.run("ls /var/lib/homelab-published/prices/published.duckdb || true", "dashboards"))
     databases = admin.call("GET", "database/").json()["result"]
     (number,) = [each["id"] for each in databases if each["uuid"] == connection_uuid("prices")]
     made = admin.call("POST", "dataset/", {"database": number, "schema": "main", "table_name": "prices_daily"})
@@ -158,7 +159,7 @@ def weather(stack: LabFixture) -> None:
     """A month of weather on the container of Superset."""
     backfill_api(stack.session, date(2013, 1, 1), date(2013, 2, 1), BackfillOptions())
     stack.run("/usr/local/sbin/homelab-pipeline weather.build", "analytics-platform")
-    until(lambda: stack.run("ls /var/lib/homelab-published/weather/published.duckdb || true", "dashboards"), 60)
+    until(lambda: stack.run("ls /var/lib/homelab-published/weather/published.duckdb || true", "dashboards"))
 
 
 def reloaded(stack: LabFixture) -> LabFixture:
@@ -279,7 +280,7 @@ def test_second_publication_is_visible_without_a_restart(stack: LabFixture, admi
     stack.run(f'cd /; runuser -u postgres -- psql -q project_data -c "{INSERT}"', "postgres-data")
     build(stack, "build")
     published = time.monotonic()
-    until(lambda: admin.total(dataset) > before + 900, 60)
+    until(lambda: admin.total(dataset) > before + 900)
     print(f"visible after {time.monotonic() - published:.0f} s")
 
 

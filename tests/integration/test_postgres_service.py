@@ -19,7 +19,6 @@ from homelab.certificates import Authority, Names
 from homelab.errors import HomelabError
 from homelab.host import Host
 from homelab.inventory import load
-from homelab.lab.process import wait_until
 from homelab.model import DatabaseGrant, Service, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.progress import SilentProgress
@@ -29,6 +28,7 @@ from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
 from tests.integration import pg
 from tests.integration.test_raw_tables import BEFORE, PARTITIONED
+from tests.integration.waiting import until
 from tests.support import FixedSecretStore, LocalHost, owner_of_new_files, with_service
 
 pytestmark = pytest.mark.skipif(pg.archive() is None, reason="PostgreSQL 16 is not in .venv/pg16: ./bootstrap --test")
@@ -450,7 +450,7 @@ def test_setting_of_a_later_file_is_an_error_that_names_it(server: pg.Server, se
     main.write_bytes(main.read_bytes() + b"include_if_exists 'later.conf'\n")
     server.reload()
     wanted = settings_step(server, settings, b"work_mem = '5MB'\n")
-    wait_until(lambda: shown(server, "current_setting('work_mem')") == "9MB", 10)
+    until(lambda: shown(server, "current_setting('work_mem')") == "9MB")
     with pytest.raises(HomelabError, match="the settings of PostgreSQL on local: they are overridden") as error:
         converge(LocalHost(), [wanted], SilentProgress())
     assert f"work_mem by {later}" in error.value.details

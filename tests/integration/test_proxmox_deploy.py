@@ -293,7 +293,6 @@ def kill_at_every_call(place: Scene, broken: bool, acts: bool) -> int:
     raise AssertionError("no run completed")
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(("broken", "calls"), [(False, 8), (True, 12)])
 def test_killed_at_every_call(
     broken: bool, calls: int, tmp_path: Path, pair: tuple[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch

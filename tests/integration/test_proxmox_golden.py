@@ -637,7 +637,6 @@ def kill_at_every_call(place: Place, arrived: bool, act: Callable[[], object], c
 
 
 @BOTH
-@pytest.mark.timeout(120)
 def test_golden_create_killed_at_every_call(place: Place, arrived: bool) -> None:
     place.up(ONE)
     place.create_golden()
@@ -656,7 +655,6 @@ def test_golden_create_killed_at_every_call(place: Place, arrived: bool) -> None
 
 
 @BOTH
-@pytest.mark.timeout(120)
 def test_up_from_a_golden_container_killed_at_every_call(place: Place, arrived: bool) -> None:
     place.up(ONE)
     place.create_golden()

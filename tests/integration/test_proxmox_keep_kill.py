@@ -84,7 +84,6 @@ def kill_at_every_call(
     raise AssertionError("no run completed")
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("verb", "begin", "check", "calls"),
     [

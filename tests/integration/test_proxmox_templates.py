@@ -203,7 +203,6 @@ def test_failed_download_of_an_earlier_run_is_repeated(bare: Site) -> None:
     assert downloaded(bare) == [UBUNTU] * 2
 
 
-@pytest.mark.timeout(120)
 def test_killed_after_every_call_of_the_download(
     tmp_path: Path, pair: tuple[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

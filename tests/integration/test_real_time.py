@@ -8,9 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,20 +24,12 @@ from tests.integration import pg
 from tests.integration.test_broker import Ledger
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack
+from tests.integration.waiting import until
 from tests.scripts import SCHEMA, script
 
 from contract import EXIT  # isort: skip
 
-pytestmark = pytest.mark.timeout(180)
 THREE = [{"name": f"C{number}", "id": number} for number in (1, 2, 3)]
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait for a condition."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "timeout"
-        time.sleep(0.05)
 
 
 @dataclass

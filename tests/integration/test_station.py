@@ -22,11 +22,9 @@ import pytest
 from homelab.model import DatabaseGrant
 from homelab.services.raw_schema import raw_grants
 from tests.integration import pg
-from tests.integration.test_real_time import until
+from tests.integration.waiting import until
 from tests.scripts import SCHEMA, script
 from tests.unit.test_ecowitt import FORM, PASSKEY
-
-pytestmark = pytest.mark.timeout(90)
 
 
 @dataclass
@@ -167,7 +165,7 @@ def test_readings_wait_for_postgresql_and_survive_a_kill(receiver: Receiver) -> 
 def test_a_flood_of_connections_is_closed(receiver: Receiver) -> None:
     with receiver.running():
         idle = [socket.create_connection(("127.0.0.1", receiver.port), timeout=30) for _ in range(40)]
-        until(lambda: _posted(receiver), 40)
+        until(lambda: _posted(receiver))
         for each in idle:
             each.close()
 
