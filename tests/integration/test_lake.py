@@ -106,6 +106,17 @@ def snapshots(lake: Stack) -> int:
     return found
 
 
+def rows_in_catalog(lake: Stack) -> list[str]:
+    """Return the tables of the catalog that have rows of the lake's tables."""
+    with lake.server.connect("lake") as connection:
+        names = connection.execute(
+            "select tablename from pg_tables where schemaname = 'weather' and tablename ~ '^ducklake_inlined_.*[0-9]$'"
+        ).fetchall()
+        return [
+            name for (name,) in names if connection.execute(f"select from weather.{name} limit 1".encode()).fetchall()
+        ]
+
+
 def test_builds_have_the_same_rows_as_those_of_the_file(stack: Stack, lake: Stack) -> None:
     samples = all_samples()
     insert(stack, samples[:3000])
@@ -126,6 +137,8 @@ def test_builds_have_the_same_rows_as_those_of_the_file(stack: Stack, lake: Stac
     for each in (stack, lake):
         assert each.build("--full-refresh", *AS_OF)["full_refresh"]
     assert compare(stack, lake)["weather_hourly"] == more["weather_hourly"]
+    assert rows_in_catalog(lake) == []
+    assert in_lake(lake, "lake.rounded_columns()") == []
     assert lake.variables
     logged = "".join(path.read_text() for path in lake.data.glob("logs/dbt.log*"))
     assert lake.environment["S3_SECRET_ACCESS_KEY"] not in logged
@@ -198,6 +211,41 @@ def test_maintenance_expires_builds_and_deletes_their_files(stack: Stack, lake: 
     assert query_at(lake, times[-1], DAYS) == rows[-1]
     insert(stack, samples[1500:2000])
     assert lake.build(*AS_OF)["status"] == "success"
+
+
+VALUES = {
+    "bigint": "9007199254740993",
+    "ubigint": "9007199254740993",
+    "hugeint": "9007199254740993",
+    "uhugeint": "9007199254740993",
+    "decimal(38, 0)": "12345678901234567890123456789012345678",
+    "double": "0.1",
+    "date": "'2026-02-28'",
+    "time": "'01:02:03.123456'",
+    "timetz": "'01:02:03.123456+02'",
+    "timestamp": "'2026-01-01 00:00:00.123456'",
+    "timestamptz": "'2026-01-01 00:00:00.123456+01'",
+    "timestamp_ns": "'2026-01-01 00:00:00.123456789'",
+    "interval": "'1 month 2 days 00:00:00.000001'",
+    "json": """'{"a": 0.1}'""",
+    "uuid": "'2fa2ab5b-2b3b-4b8a-9f5f-2fa2ab5b2b3b'",
+    "varchar[]": "['a', null]",
+    "struct(a hugeint)": "{a: 9007199254740993}",
+}
+ROUNDED = {"hugeint", "uhugeint", "timetz", "interval", "struct(a hugeint)"}
+
+
+def test_types_whose_values_the_lake_rounds_are_named(stack: Stack, lake: Stack) -> None:
+    columns = ", ".join(f"{value}::{kind} as c{number}" for number, (kind, value) in enumerate(VALUES.items()))
+    same = ", ".join(f"stored.c{number} = kept.c{number}" for number in range(len(VALUES)))
+    sql = f"create table kept as select {columns}; select {same} from kept, (select {columns}) as stored"  # noqa: S608
+    kept, named = in_lake(lake, f"(connection.execute({sql!r}).fetchone(), lake.rounded_columns())")
+    assert {kind for kind, equal in zip(VALUES, kept, strict=True) if not equal} == ROUNDED
+    numbers = {number for number, kind in enumerate(VALUES) if kind in ROUNDED}
+    assert {text.partition(" ")[0] for text in named} == {f"main.kept.c{number}" for number in numbers}
+    insert(stack, all_samples()[:100])
+    done = lake.script("dbt_build.py", "--data", str(lake.data), "--profiles", str(lake.data), *AS_OF)
+    assert f"warning: the lake rounds the values of {named[0]}, " in done.stderr
 
 
 def test_maintenance_merges_small_files_and_leaves_large_ones(lake: Stack) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from homelab.services.raw_schema import archive_policy
 from tests.integration import seaweed
 from tests.integration.test_archive import month_ago
-from tests.integration.test_lake import AS_OF, query_at
+from tests.integration.test_lake import AS_OF, give_profiles, query_at
 from tests.integration.test_lake import lake as lake
 from tests.integration.test_lake import storage as storage
 from tests.integration.test_marts import all_samples, insert
@@ -143,6 +144,26 @@ def test_each_build_adds_the_raw_rows_and_merges_the_files_of_a_day(stack: Stack
     assert len(temperatures) == 100
     # The published file and the tables that dbt makes have no part in it.
     assert lake.query("select count(*) as n from duckdb_tables() where schema_name = 'raw_copy'") == [{"n": 0}]
+
+
+def test_counts_of_many_months_are_exact_in_the_lake(stack: Stack, lake: Stack) -> None:
+    for ago in range(13):
+        insert_at(stack, month_ago(ago + 1), 10 * ago, 10)
+    give_profiles(lake, stack)
+    stack.build(*AS_OF)
+    moved = replace(lake, data=stack.data)
+    assert json.loads(moved.script("move_target.py", "--data", str(moved.data), "--to", "lake").stdout)["moved"]
+    insert(stack, all_samples()[130:140])
+    report = moved.build(*AS_OF)
+    assert (report["full_refresh"], report["months_landed_again"], report["raw_rows_copied"]) == (False, [], 140)
+    # The type of earlier versions, whose values are rounded.
+    change = "create or replace table {table} as select * replace (checksum::hugeint as checksum) from {table}"
+    statements = [change.format(table=f"warehouse.{name}") for name in ("landing.raw_counts", "raw_copy.months")]
+    run(moved, f"with lake.connect() as connection: connection.execute({'; '.join(statements)!r})")
+    report = moved.build(*AS_OF)
+    assert (report["full_refresh"], report["months_landed_again"]) == (False, [])
+    assert moved.build(*AS_OF)["raw_rows_copied"] == 0
+    assert copied(moved) == raw(stack)
 
 
 def test_rows_that_postgresql_lost_or_got_back_are_those_of_the_copy(stack: Stack, lake: Stack) -> None:

@@ -87,6 +87,7 @@ def test_profile_attaches_the_lake_over_verified_tls(tmp_path: Path) -> None:
     assert secret == {option: f"{{{{ env_var('{variable}') }}}}" for option, variable in S3_SECRET.items()}
     assert [each["alias"] for each in lake["attach"]] == ["pg", "warehouse"]
     assert lake["attach"][1]["path"] == "ducklake:postgres:dbname=lake"
+    assert lake["attach"][1]["options"]["data_inlining_row_limit"] == 0
 
 
 def test_other_pipelines_have_a_lake_too(tmp_path: Path) -> None:

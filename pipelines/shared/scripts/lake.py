@@ -28,6 +28,15 @@ _ORPHANED_AFTER = timedelta(days=2)  # a file of a build that was killed; longer
 _OTHER_FOLDER = re.compile(r'DATA_PATH parameter .* does not match existing data path in the catalog "(.*?)"')
 # Merging writes both files again: each build would write a table's whole file, as long as it has less than 512 MB.
 _SMALL = 8 << 20  # bytes of a file that is merged with others
+# DuckLake keeps rows of small changes in the catalog, where nothing ever removes them: expiring skips them, and writing
+# them to files breaks reading at a time (https://github.com/duckdb/ducklake/issues/1406). Also in profiles.yml.
+_NO_INLINED_ROWS = "data_inlining_row_limit 0"
+# Parquet has other numbers and times than DuckDB: it rounds the values of these types (DuckDB 1.5.5, measured).
+_ROUNDED = r"\b(HUGEINT|UHUGEINT|INTERVAL|TIME WITH TIME ZONE)\b"
+_COLUMNS = """
+select format('{}.{}.{} ({})', schema_name, table_name, column_name, data_type) from duckdb_columns()
+where database_name = $1 and regexp_matches(data_type, $2) order by all
+"""
 _SNAPSHOTS = f"from ducklake_snapshots('{CATALOG}')"
 
 
@@ -94,7 +103,7 @@ class Lake:
         self, connection: duckdb.DuckDBPyConnection, name: str, version: int | None = None, *, read_only: bool
     ) -> None:
         """Attach the catalog under a name. Raises StorageChanged, duckdb.Error."""
-        options = [f"data_path {literal(self.url)}", f"metadata_schema {literal(self.schema)}"]
+        options = [f"data_path {literal(self.url)}", f"metadata_schema {literal(self.schema)}", _NO_INLINED_ROWS]
         options += [f"snapshot_version {version}"] * (version is not None) + ["read_only"] * read_only
         try:
             connection.execute(f"attach 'ducklake:postgres:dbname=lake' as {name} ({', '.join(options)})")
@@ -124,6 +133,11 @@ class Lake:
                     f"Cannot reach the object storage {endpoint} of the lake: {cause}. "
                     "The published file is unchanged, and the next build continues."
                 ) from None
+
+    def rounded_columns(self) -> list[str]:
+        """Return the columns whose values the lake rounds, each with its type."""
+        with self.connect() as connection:
+            return [text for (text,) in connection.execute(_COLUMNS, [CATALOG, _ROUNDED]).fetchall()]
 
     def mark_published(self) -> None:
         """Mark the present tables as those of a build that passed its tests."""

@@ -76,6 +76,12 @@ class LakeWarehouse:
 
     def publish(self, published: Path) -> None:
         """Mark the build in the lake, publish a file with its tables, and maintain the lake."""
+        if rounded := self.lake.rounded_columns():
+            print(
+                f"warning: the lake rounds the values of {', '.join(rounded)}: cast numbers to bigint or "
+                "decimal(38, 0), times to timestamptz, and intervals to seconds",
+                file=sys.stderr,
+            )
         self.lake.mark_published()
         write_target(self.folder, "lake")
         try:

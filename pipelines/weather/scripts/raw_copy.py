@@ -24,12 +24,18 @@ create table if not exists raw_copy.weather_observations (
 )
 """
 _MONTHS = """
-create table raw_copy.months (month date, rows bigint, checksum hugeint, copied_before bigint, cluster varchar)
+create table raw_copy.months (month date, rows bigint, checksum decimal(38, 0), copied_before bigint, cluster varchar)
 """
-# A small increment is a file, too, and not rows of the catalog.
-_OPTIONS = {"parquet_compression": "'zstd'", "data_inlining_row_limit": "0"}
-_EXISTS = """
-from duckdb_tables() where database_name = $1 and schema_name = 'raw_copy' and table_name = 'months'
+_SET_COMPRESSION = f"""
+call {CATALOG}.set_option('parquet_compression', 'zstd', schema => 'raw_copy', table_name => 'weather_observations')
+"""
+_TYPE = """
+select data_type from duckdb_columns()
+where database_name = $1 and schema_name = 'raw_copy' and table_name = 'months' and column_name = 'checksum'
+"""
+# Of earlier versions' HUGEINT, a lake rounds values.
+_EXACT = """
+create or replace table raw_copy.months as select * replace (checksum::decimal(38, 0) as checksum) from raw_copy.months
 """
 _COUNT = """
 select count(*), coalesce(sum(id + epoch_us(ingested_at)), 0) from raw_copy.weather_observations
@@ -69,8 +75,11 @@ def copy_raw(connection: duckdb.DuckDBPyConnection, source: Source) -> int:
 
     Raises duckdb.Error, RawCopyDiffers and ArchiveDiffers: then the next build copies them.
     """
-    if not connection.execute(_EXISTS, [CATALOG]).fetchall():
+    found = connection.execute(_TYPE, [CATALOG]).fetchone()
+    if not found:
         _create(connection)
+    elif found[0] == "HUGEINT":
+        connection.execute(_EXACT)
     known = {
         month: _Copied(rows, int(checksum), before, cluster)
         for month, rows, checksum, before, cluster in connection.execute("from raw_copy.months").fetchall()
@@ -94,9 +103,7 @@ def _create(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute("create schema if not exists raw_copy")
         connection.execute(_TABLE)
         connection.execute("alter table raw_copy.weather_observations set partitioned by (day)")
-    for option, value in _OPTIONS.items():
-        table = "schema => 'raw_copy', table_name => 'weather_observations'"
-        connection.execute(f"call {CATALOG}.set_option('{option}', {value}, {table})")
+    connection.execute(_SET_COMPRESSION)
     connection.execute(_MONTHS)
 
 

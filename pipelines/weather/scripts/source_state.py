@@ -27,7 +27,7 @@ create table if not exists landing.source_state (
 );
 create table if not exists landing.raw_counts (
     partition bigint, file bigint, inserted bigint, updated bigint, deleted bigint, month date, rows bigint,
-    checksum hugeint
+    checksum decimal(38, 0)
 );
 create table if not exists landing.removed_observations (
     city varchar, observation_timestamp timestamptz, removed_in bigint
@@ -38,6 +38,11 @@ create table if not exists landing.schedule_source (
 );
 insert into landing.source_state select 0, 0, null, null, '', [], null, null, null, true
 where not exists (from landing.source_state);
+"""
+# Earlier versions' type, of which a lake rounds values.
+_ROUNDED = """
+from duckdb_columns() where database_name = current_database() and schema_name = 'landing'
+    and table_name = 'raw_counts' and data_type = 'HUGEINT'
 """
 # Unlike `at time zone`, which needs a calendar for each row, the cost of this for each row is that of an addition.
 _LANDED = """
@@ -77,6 +82,8 @@ class State:
 
 def read_state(connection: duckdb.DuckDBPyConnection) -> State:
     """Create the state's tables if they are missing; return the state."""
+    if connection.execute(_ROUNDED).fetchall():
+        connection.execute("drop table landing.raw_counts")  # all rows are counted again
     connection.execute(_TABLES)
     build, landed_before, cluster, held_since, as_of = connection.execute(
         "select build, landed_before, cluster, held_since::varchar, as_of::varchar from landing.source_state"
