@@ -18,7 +18,13 @@ _LOGINS = 4
 
 @contextmanager
 def browser_page(
-    width: int, height: int, *, phone: bool = False, scale: int = 1, scheme: Literal["light", "dark"] = "light"
+    width: int,
+    height: int,
+    *,
+    phone: bool = False,
+    scale: int = 1,
+    scheme: Literal["light", "dark"] = "light",
+    program: str | None = CHROMIUM,
 ) -> Iterator[Page]:
     """Start the browser with an empty profile, and yield a page of this size in CSS pixels.
 
@@ -27,7 +33,7 @@ def browser_page(
     with sync_playwright() as playwright:
         # As root, Chromium runs without its own sandbox: it opens pages of the lab only.
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--no-proxy-server"], timeout=_WAIT
+            executable_path=program, args=["--no-sandbox", "--no-proxy-server"], timeout=_WAIT
         )
         context = browser.new_context(
             viewport={"width": width, "height": height},

@@ -116,7 +116,7 @@ class Runtime:
         disks.attach(self.root(vmid))
         self.guard(vmid, filters, running=False)
         guest.write_inside(self.root(vmid), guest.settings(config, network.nameservers()))
-        cgroups.clean(self.lab.cgroup(vmid))
+        self.tidy(vmid)  # the monitor may outlive the container that it has stopped
         folder = self.root(vmid).parent
         (folder / "config").write_text(self.configuration(vmid, config))
         log = folder / "start.log"
@@ -211,6 +211,9 @@ class Runtime:
         title = f"[lxc monitor] {self.lab.lxcpath} {vmid}"
         kill_all(lambda: [stat.pid for stat in processes() if _title(stat.pid) == title], f"the monitor of {vmid}")
         cgroups.clean(self.lab.cgroup(vmid))
+        # The kernel removes them with the container's namespace, which ends later than the container.
+        for link in Path("/sys/class/net").glob(f"{self.veth(vmid, 0)[:-1]}[0-9]*"):
+            attempt(["ip", "link", "del", link.name])
 
     @contextmanager
     def frozen(self, vmid: int) -> Iterator[None]:

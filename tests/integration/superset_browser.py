@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,9 +32,37 @@ class ShownDashboard:
 
 
 @contextmanager
-def logged_in(url: str, user: str, password: str, size: str = "desktop") -> Iterator[Page]:
-    """Log in through the form, and yield the page."""
-    with browser_page(*SIZES[size], phone=size == "phone") as page:
+def browser_on(bridge: str, address: str, folder: Path) -> Iterator[str]:
+    """A machine of its own on a bridge, with an address such as 10.99.2.30/28; yield a program that starts Chromium.
+
+    Chromium ends all requests with ERR_NETWORK_CHANGED when a network device of its machine comes or goes, which each
+    container of another lab does.
+    """
+    link = f"{bridge}-web"
+    with subprocess.Popen(["unshare", "--net", "sleep", "infinity"]) as machine:
+        try:
+            inside = ["nsenter", "--target", str(machine.pid), "--net"]
+            until(lambda: Path(f"/proc/{machine.pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink())
+            for command in (
+                ["ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(machine.pid)],
+                ["ip", "link", "set", link, "master", bridge, "up"],
+                [*inside, "ip", "link", "set", "lo", "up"],
+                [*inside, "ip", "link", "set", "eth0", "up"],
+                [*inside, "ip", "address", "add", address, "dev", "eth0"],
+            ):
+                subprocess.run(command, check=True)
+            program = folder / "chromium"
+            program.write_text(f'#!/bin/sh\nexec {shlex.join([*inside, str(CHROMIUM)])} "$@"\n')
+            program.chmod(0o755)
+            yield str(program)
+        finally:
+            machine.kill()
+
+
+@contextmanager
+def logged_in(program: str, url: str, user: str, password: str, size: str = "desktop") -> Iterator[Page]:
+    """Start a browser, log in through the form, and yield the page."""
+    with browser_page(*SIZES[size], phone=size == "phone", program=program) as page:
         log_in(page, f"{url}/login/", user, password)
         page.wait_for_url("**/welcome/**")
         yield page

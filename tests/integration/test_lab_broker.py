@@ -96,8 +96,8 @@ def test_the_broker_holds_observations_while_the_consumer_is_away(stack: LabFixt
     assert not healthy
     assert text.endswith("no consumer reads them")
     stack.run("systemctl start homelab-consumer", BROKER)
+    until(lambda: rows(stack) == (before + 2, before + 2))
     until(lambda: health(stack, "broker")[0])
-    assert rows(stack) == (before + 2, before + 2)
 
 
 def test_the_ingestion_survives_without_postgresql(stack: LabFixture) -> None:

@@ -26,6 +26,7 @@ from tests.integration.lab_fixture import PROGRAM, QUIET, LabFixture, fresh, in_
 from tests.integration.test_proxmox_up import Site
 from tests.integration.test_proxmox_up import pair as pair
 from tests.integration.test_proxmox_up import site as site
+from tests.integration.waiting import until
 
 LAB = Lab("snaptest", IPv4Network("10.99.2.80/28"), "hl-snap", 18126, 8209)
 VMID = 168
@@ -162,7 +163,7 @@ def test_failed_deploy_rolls_back_and_the_next_one_succeeds(home: Home) -> None:
 def test_backup_uses_a_snapshot(home: Home, client: Client) -> None:
     upid = client.post("nodes/pve/vzdump", vmid=VMID, storage="local", mode="snapshot", compress="zstd")
     log = f"nodes/pve/tasks/{upid}/log"
-    eventually(lambda: [line["t"] for line in client.get(log)][-1].startswith("TASK "))
+    until(lambda: [line["t"] for line in client.get(log)][-1].startswith("TASK "))
     lines = [line["t"] for line in client.get(log)]
     assert [line for line in lines if "snapshot" in line or line.startswith("TASK ")] == [
         "INFO: backup mode: snapshot",
@@ -176,21 +177,12 @@ def test_backup_uses_a_snapshot(home: Home, client: Client) -> None:
     assert home.run("echo on") == "on"
 
 
-def eventually(found: Callable[[], Any]) -> Any:
-    """Wait for a true result and return it."""
-    until = time.monotonic() + 60
-    while not (result := found()):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    return result
-
-
 def restart_killed_node(change: Callable[[], None]) -> None:
     """Kill the node, apply a change, and start the node again."""
     node = running(LAB.pid_file("node"))
     assert node is not None
     os.kill(node, signal.SIGKILL)
-    eventually(lambda: running(LAB.pid_file("node")) is None)
+    until(lambda: running(LAB.pid_file("node")) is None)
     change()
     up(LAB, QUIET)
 
@@ -239,7 +231,7 @@ def snapshot_answers(client: Client, vmid: int) -> Iterator[Any]:
         kind, owner = upid.split(":")[5:7]
         assert owner == str(vmid)
         task = f"nodes/pve/tasks/{upid}/status"
-        eventually(lambda: client.get(task)["status"] == "stopped")
+        until(lambda: client.get(task)["status"] == "stopped")
         return kind, client.get(task)["exitstatus"]
 
     def rows() -> list[dict[str, Any]]:
@@ -267,7 +259,7 @@ def snapshot_answers(client: Client, vmid: int) -> Iterator[Any]:
     memory = client.get(f"{path}/config")["memory"]
     client.put(f"{path}/config", memory=memory + 1)
     yield ended(client.post(f"{path}/snapshot/a1/rollback", start=True))
-    eventually(lambda: client.get(f"{path}/status/current")["status"] == "running")
+    until(lambda: client.get(f"{path}/status/current")["status"] == "running")
     yield client.get(f"{path}/config")["memory"] == memory
     yield rows()
     yield ended(client.delete(f"{path}/snapshot/a1"))

@@ -26,7 +26,7 @@ from homelab.runtime.lab_report import report_lab
 from homelab.runtime.marts import query_marts
 from homelab.services.superset_metadata import ADMIN, VIEWER
 from tests.integration.lab_fixture import LabFixture, changes, in_a_lab, lab_with
-from tests.integration.superset_browser import logged_in, needs_browser, show
+from tests.integration.superset_browser import browser_on, logged_in, needs_browser, show
 from tests.integration.waiting import until
 
 LAB = Lab("dashboards", IPv4Network("10.99.2.16/28"), "hl-dash", 18196, 8279)
@@ -176,13 +176,20 @@ def chart(admin: Client, title: str) -> int:
     return int(found["id"])
 
 
+@pytest.fixture(scope="module")
+def chromium(stack: LabFixture, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A browser in the lab's network."""
+    with browser_on(LAB.bridge, f"{LAB.subnet[-2]}/{LAB.subnet.prefixlen}", tmp_path_factory.mktemp("web")) as program:
+        yield program
+
+
 @needs_browser
 @pytest.mark.parametrize(("size", "width"), [("desktop", 1440), ("phone", 390)])
 def test_weather_dashboard_shows_the_numbers_of_the_marts_to_a_viewer(
-    stack: LabFixture, weather: None, size: str, width: int
+    stack: LabFixture, chromium: str, weather: None, size: str, width: int
 ) -> None:
     password = stack.session.secrets.secret(VIEWER).reveal()
-    with logged_in(URL, "viewer", password, size) as page:
+    with logged_in(chromium, URL, "viewer", password, size) as page:
         shown = show(page, URL, "weather")
     dashboards = stack.inventory.pipeline("weather").dashboards
     assert shown.errors == []
@@ -203,8 +210,8 @@ def test_weather_dashboard_shows_the_numbers_of_the_marts_to_a_viewer(
 
 
 @needs_browser
-def test_edit_in_the_browser_is_shown_kept_and_replaced(stack: LabFixture, admin: Client) -> None:
-    with logged_in(URL, "admin", stack.session.secrets.secret(ADMIN).reveal()) as page:
+def test_edit_in_the_browser_is_shown_kept_and_replaced(stack: LabFixture, chromium: str, admin: Client) -> None:
+    with logged_in(chromium, URL, "admin", stack.session.secrets.secret(ADMIN).reveal()) as page:
         show(page, URL, "weather")
     assert changes(stack) == [], "opening a dashboard is no edit"
     path = f"chart/{chart(admin, 'Rain by city, mm')}"
