@@ -250,7 +250,7 @@ while number < 100:
     if not child:
         left = number
         with private.connect() as connection:
-            if connection.execute(raw_copy._EXISTS, ["warehouse"]).fetchall():
+            if connection.execute(raw_copy._TYPE, ["warehouse"]).fetchall():
                 assert connection.execute(TWICE).fetchall() == [(0,)]
             raw_copy.copy_raw(Counted(connection), source)
         os._exit(0)
