@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Response
+from playwright.sync_api import Page, Response, TimeoutError
 
 from docs.browser import CHART, CHROMIUM, NOTHING_LOADS, browser_page, log_in, open_dashboard
 from tests.integration.waiting import until
 
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="needs the package chromium, or google-chrome")
 CHART_DATA = "/api/v1/chart/data"
+_OPENINGS, _PATIENCE = 3, 120  # times a dashboard is opened, and the seconds of each wait
 SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
 
 
@@ -69,22 +70,27 @@ def logged_in(program: str, url: str, user: str, password: str, size: str = "des
 
 
 def show(page: Page, url: str, slug: str) -> ShownDashboard:
-    """Open a dashboard, and wait until all its charts are drawn; again if Superset gave up a slow one's query."""
+    """Open a dashboard, and wait until all its charts are drawn.
+
+    On a busy machine, the first page of a new Superset can stay without charts: then it is opened again.
+    """
     answers: list[Response] = []
-    given_up: list[str] = []
+    seen: list[str] = []
     page.on("response", lambda answer: answers.append(answer) if CHART_DATA in answer.url else None)
-    page.on("requestfailed", lambda request: given_up.append(f"{request.url}: {request.failure}"))
-    for left in (1, 0):
+    page.on("response", lambda answer: None if answer.ok else seen.append(f"{answer.status} {answer.url}"))
+    page.on("requestfailed", lambda request: seen.append(f"{request.failure} {request.url}"))
+    page.on("console", lambda message: seen.append(message.text) if message.type == "error" else None)
+    page.set_default_timeout(1000 * _PATIENCE)
+    for left in reversed(range(_OPENINGS)):
         answers.clear()
-        open_dashboard(page, f"{url}/superset/dashboard/{slug}/")
-        charts = page.locator(CHART).all()
-        # A slow page has moments without a request and without a loading indicator: its charts ask later.
         try:
-            until(lambda: len({_chart_of(each) for each in _seen(page, answers)}) >= len(charts))  # noqa: B023
+            open_dashboard(page, f"{url}/superset/dashboard/{slug}/")
+            charts = page.locator(CHART).all()
+            # A slow page has moments without a request and without a loading indicator: its charts ask later.
+            until(lambda: len({_chart_of(each) for each in _seen(page, answers)}) >= len(charts), _PATIENCE)  # noqa: B023
             break
-        except AssertionError as error:
-            texts = [each.inner_text() for each in charts]
-            print(f"{error}: {len(charts)} charts\n{texts}\n{given_up}")
+        except (AssertionError, TimeoutError):
+            print(page.locator("body").inner_text(), *seen, sep="\n")
             if not left:
                 raise
     page.wait_for_function(NOTHING_LOADS)
