@@ -17,7 +17,6 @@ from docs.browser import CHART, CHROMIUM, NOTHING_LOADS, browser_page, log_in, o
 from tests.integration.waiting import until
 
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="needs the package chromium, or google-chrome")
-CHART_DATA = "/api/v1/chart/data"
 _OPENINGS, _PATIENCE = 3, 120  # times a dashboard is opened, and the seconds of each wait
 SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
 
@@ -75,11 +74,11 @@ def show(page: Page, url: str, slug: str) -> ShownDashboard:
     On a busy machine, the first page of a new Superset can stay without charts: then it is opened again.
     """
     answers: list[Response] = []
-    seen: list[str] = []
-    page.on("response", lambda answer: answers.append(answer) if CHART_DATA in answer.url else None)
-    page.on("response", lambda answer: None if answer.ok else seen.append(f"{answer.status} {answer.url}"))
-    page.on("requestfailed", lambda request: seen.append(f"{request.failure} {request.url}"))
-    page.on("console", lambda message: seen.append(message.text) if message.type == "error" else None)
+    problems: list[str] = []
+    page.on("response", lambda answer: answers.append(answer) if "/api/v1/chart/data" in answer.url else None)
+    page.on("response", lambda answer: None if answer.ok else problems.append(f"{answer.status} {answer.url}"))
+    page.on("requestfailed", lambda request: problems.append(f"{request.failure} {request.url}"))
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.set_default_timeout(1000 * _PATIENCE)
     for left in reversed(range(_OPENINGS)):
         answers.clear()
@@ -90,7 +89,7 @@ def show(page: Page, url: str, slug: str) -> ShownDashboard:
             until(lambda: len({_chart_of(each) for each in _seen(page, answers)}) >= len(charts), _PATIENCE)  # noqa: B023
             break
         except (AssertionError, TimeoutError):
-            print(page.locator("body").inner_text(), *seen, sep="\n")
+            print(page.locator("body").inner_text(), *problems, sep="\n")
             if not left:
                 raise
     page.wait_for_function(NOTHING_LOADS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from homelab.runtime.backfills import Backfilled
 from tests.integration.conftest import KEY, replay_server
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack
+from tests.integration.waiting import until
 from tests.scripts import SCRIPTS
 
 from contract import EXIT  # isort: skip
@@ -130,10 +130,8 @@ def test_killed_backfill_continues_where_it_stopped(stack: Stack) -> None:
         },
     )
     try:
-        progress, until = stack.data / "history.progress", time.monotonic() + 30
-        while not (progress.exists() and progress.read_text().startswith("3 of 9")):
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        progress = stack.data / "history.progress"
+        until(lambda: progress.exists() and progress.read_text().startswith("3 of 9"), 30)
         second = stack.script("backfill_api.py", *command[2:], expect=EXIT.busy, **slow)
         assert "another backfill is running" in second.stderr
     finally:

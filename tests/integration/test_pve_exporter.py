@@ -10,7 +10,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from homelab.services.pve_exporter import ACCOUNT
 from homelab.steps import File
 from tests.integration import pg
 from tests.integration.fakenode import FakeNode, certificate, serving
+from tests.integration.waiting import until
 from tests.support import FixedSecretStore
 
 AUDITOR = ("Datastore.Audit", "Sys.Audit", "VM.Audit")
@@ -74,10 +74,7 @@ def running(variables: dict[str, str]) -> Iterator[str]:
     words += [f"--no-collector.{name}" for name in ("backup-info", "qdevice", "replication", "subscription")]
     process = subprocess.Popen(words, env={"PATH": os.environ["PATH"], **variables}, stderr=subprocess.DEVNULL)
     try:
-        until = time.monotonic() + 30
-        while not answers(address):
-            assert time.monotonic() < until
-            time.sleep(0.1)
+        until(lambda: answers(address), 30)
         yield address
     finally:
         process.terminate()
