@@ -90,6 +90,17 @@ class NatsServer:
             self.process.kill()
             self.process.wait(10)
 
+    def stop(self) -> None:
+        """Stop the server, which writes the state of its consumers before it ends."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(60)
+
+    def kept(self) -> int:
+        """Return the number of messages in the stream, also of those that are stored."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.monitor_port}/jsz", timeout=20) as response:
+            return int(json.load(response)["messages"])
+
     def set_up(self) -> None:
         """Run the script that creates the stream and its consumers."""
         settings = {

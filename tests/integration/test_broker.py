@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -361,6 +362,27 @@ def test_a_full_broker_refuses_and_the_spool_takes_over(tmp_path: Path, server: 
         report = running.broker.report()
         assert report["bytes"] > 0.7 * report["limit_bytes"]
         empty(running)
+
+
+def test_a_stored_message_that_a_killed_broker_kept_does_not_wait(running: Stack) -> None:
+    assert running.hour() == EXIT.success
+    (messages,) = running.broker.folder.glob("store/jetstream/*/streams/*/msgs")
+    before = Path(shutil.copytree(messages, running.folder / "before"))
+    running.consume()
+    running.drained()
+    # As after a kill at the wrong moment: all acknowledgements are noted, and all messages are there.
+    running.broker.stop()
+    shutil.rmtree(messages)
+    before.rename(messages)
+    running.broker.start()
+    assert running.broker.kept() >= CITIES
+    assert running.broker.report()["messages"] == running.broker.metrics()["homelab_broker_messages"] == 0
+    # The next messages wait, and are stored.
+    running.consumers[0].kill()
+    assert running.hour() == EXIT.success
+    assert CITIES <= running.broker.report()["messages"] < running.broker.kept()
+    running.consume()
+    running.drained()
 
 
 def test_the_way_to_the_broker_and_back_loses_nothing(running: Stack) -> None:
