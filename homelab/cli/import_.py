@@ -31,5 +31,7 @@ def import_(
         show_proposal(proposal)
         return confirm("Continue?", yes)
 
-    _, public_key = settings.session().secrets.key_pair("operator")
+    def public_key() -> str:
+        return settings.session().secrets.key_pair("operator")[1]
+
     show_imported(import_containers(settings.paths, vmids, public_key=public_key, confirm=ask))

@@ -50,12 +50,12 @@ class Imported:
 
 
 def import_containers(
-    paths: Sequence[Path], wanted: Sequence[int], *, public_key: str, confirm: Callable[[Proposal], bool]
+    paths: Sequence[Path], wanted: Sequence[int], *, public_key: Callable[[], str], confirm: Callable[[Proposal], bool]
 ) -> Imported | None:
     """Check the containers, ask for confirmation, write the entries, then set the tags.
 
-    Returns None if the answer is no; nothing is written then. A second run continues after a kill. Raises HomelabError
-    with all reasons against an import.
+    Returns None if the answer is no; nothing is written then. `public_key` is called after a yes, as it may create the
+    key pair. A second run continues after a kill. Raises HomelabError with all reasons against an import.
     """
     inventory = load(paths)
     with lab_lock(inventory.state_dir, "import"):
@@ -69,13 +69,14 @@ def import_containers(
         proposal = _proposal(_checked(paths, after, inventory), candidates, entries)
         if proposal and not confirm(proposal):
             return None
+        key = public_key()
         if entries:
             replace_text(inventory.path, before, after)
         # The entry first: a tagged container without an entry would belong to no inventory.
         for candidate in candidates:
             if candidate.name in proposal.tagged:
                 tag(client, candidate.guest, _tags_after(candidate, inventory))
-        return _imported(client, load(paths), candidates, public_key, not proposal)
+        return _imported(client, load(paths), candidates, key, not proposal)
 
 
 def _candidates(client: Client, inventory: Inventory, wanted: Sequence[int]) -> Sequence[Candidate]:

@@ -62,7 +62,7 @@ class Desk:
         return self.site.pve.add_ct(vmid, str(whole.get("hostname")), node="pve", config=whole, defaults=False)
 
     def run(self, *vmids: int) -> Imported | None:
-        return import_containers(self.paths, vmids or (105,), public_key=PUBLIC_KEY, confirm=self._confirm)
+        return import_containers(self.paths, vmids or (105,), public_key=lambda: PUBLIC_KEY, confirm=self._confirm)
 
     def _confirm(self, proposal: Proposal) -> bool:
         self.asked.append(proposal)
@@ -167,7 +167,7 @@ def test_change_during_confirmation_is_detected(desk: Desk) -> None:
         return True
 
     with pytest.raises(HomelabError, match="Cannot tag web: it was changed after it was read"):
-        import_containers(desk.paths, [105], public_key=PUBLIC_KEY, confirm=confirm)
+        import_containers(desk.paths, [105], public_key=lambda: PUBLIC_KEY, confirm=confirm)
     assert "tags" not in ct.config
 
 
@@ -372,9 +372,11 @@ def test_command_line(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = CliRunner().invoke(app, arguments)
     assert "Cannot ask for confirmation: standard input is not a terminal" in str(refused.exception)
     assert ENTRY not in desk.text
+    assert not list(load(desk.paths).state_dir.rglob("operator*"))
     done = CliRunner().invoke(app, [*arguments, "--yes"])
     assert done.exit_code == 0, done.output
     assert "web: imported.\n" in done.stdout
+    assert list(load(desk.paths).state_dir.rglob("operator*"))
     assert re.search(r"^  homelab (-i .* )?trust host web$", done.stdout, re.MULTILINE)
     assert "    vmid: 105" in done.stderr
     assert SECRET not in done.output
