@@ -331,6 +331,7 @@ def test_published_file_is_read_only_and_self_contained(stack: Stack) -> None:
         ("select * from read_text('/etc/passwd')", "disabled"),
         ("set memory_limit = '9GB'", "locked"),
         ("selec", "syntax error"),
+        ("select if(n = 11_000, error('too late'), n) from range(12_000) as numbers (n)", "too late"),
     ):
         refused = stack.script("query.py", "--database", str(stack.published), sql, expect=1)
         assert complaint in refused.stderr
@@ -338,6 +339,9 @@ def test_published_file_is_read_only_and_self_contained(stack: Stack) -> None:
     assert stack.query("select '\\x00\\xff'::blob as b, 'nan'::float as n, 1.5::decimal(4, 2) as d") == [
         {"b": "AP8=", "n": None, "d": 1.5}
     ]
+    numbers = [{"n": number} for number in range(12_000)]
+    assert stack.query("select n from range(12_000) as numbers (n)") == numbers
+    assert stack.query("select 1 as n where false") == []
 
 
 def run_dbt(stack: Stack, role: str, *words: str) -> subprocess.CompletedProcess[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from json_rows import to_json, unique_names
 from lake import Lake, NoSnapshot
 from read_published import NothingPublished, connect, connect_at
 
+_BATCH = 5_000  # rows in memory
 
-def run_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
-    """Return the rows of one statement, and close the connection. Raises duckdb.Error."""
+
+def run_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one statement, and close the connection. Raises duckdb.Error."""
     with connection:
         statements = duckdb.extract_statements(sql)
         if not statements:
@@ -34,7 +37,9 @@ def run_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[
             raise duckdb.PermissionException("COPY writes a file; a query only reads")
         answer = connection.execute(sql)
         columns = unique_names([column[0] for column in answer.description or ()])
-        return [dict(zip(columns, map(to_json, row), strict=True)) for row in answer.fetchall()]
+        # Not all at once: a million rows would take more than a gigabyte.
+        while rows := answer.fetchmany(_BATCH):
+            yield from (dict(zip(columns, map(to_json, row), strict=True)) for row in rows)
 
 
 def main() -> int:
@@ -51,14 +56,17 @@ def main() -> int:
         return EXIT.bad_input
     try:
         connection = connect_at(lake, options.at) if lake else connect(options.database)
-        rows = run_statement(connection, options.sql)
+        encode = json.JSONEncoder(ensure_ascii=False).encode
+        print("[", end="")
+        for number, row in enumerate(run_statement(connection, options.sql)):
+            print(",\n" if number else "", encode(row), sep="", end="")
+        print("]")
     except (NothingPublished, NoSnapshot) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT.nothing_published
     except duckdb.Error as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT.failed
-    print(json.dumps(rows, ensure_ascii=False))
     return EXIT.success
 
 
