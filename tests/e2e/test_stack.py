@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from homelab.lab.lxc import Runtime
 from homelab.progress import TerminalProgress
 from tests.e2e.conftest import LAB, Cli
 from tests.integration.machine_state import machine_state
+from tests.integration.waiting import until
 from tests.scripts import IN_CONTAINER, TASKS
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
@@ -111,12 +113,11 @@ def check_marts(cli: Cli, hours: int) -> None:
     )  # OpenWeather's payload has two decimals
 
 
-def wait_until_healthy(cli: Cli, seconds: float) -> None:
+def wait_until_healthy(cli: Cli) -> None:
     """Wait until `homelab status` is healthy."""
-    until = time.monotonic() + seconds
-    while (done := cli.run("status", expect=None)).returncode != 0:
-        assert time.monotonic() < until, done.stdout
-        time.sleep(1)
+    with suppress(AssertionError):
+        until(lambda: cli.run("status", expect=None).returncode == 0)
+    cli.run("status")  # fails with its output
 
 
 def test_up_creates_three_unprivileged_containers(cli: Cli) -> None:
@@ -234,7 +235,7 @@ def test_pulled_marts_are_those_of_the_container(cli: Cli, tmp_path: Path) -> No
 
 
 def test_status_reports_a_healthy_stack(cli: Cli) -> None:
-    wait_until_healthy(cli, 60)
+    wait_until_healthy(cli)
     report = cli.json("status")
     assert report["healthy"] is True
     services = {s["name"]: s for c in report["containers"] for s in c["services"]}
@@ -349,9 +350,7 @@ def test_run_ends_after_a_lost_connection_and_the_next_one_gets_its_lock(cli: Cl
     kill = "systemctl kill --signal=KILL 'homelab-airflow-*'"
     cli.on("airflow-orchestration", f"{SSH} weather.build >/dev/null 2>&1 & sleep 5; {kill}")
     assert cli.on("analytics-platform", running)
-    until = time.monotonic() + 120
-    while cli.on("analytics-platform", f"sleep 1; {running}"):
-        assert time.monotonic() < until
+    until(lambda: not cli.on("analytics-platform", running))
     assert cli.on("analytics-platform", f"cd {IN_CONTAINER}/data; flock --nonblock build.lock echo free") == "free"
     assert cli.json("pipeline", "run")["tasks"] == SUCCESS
 
@@ -501,10 +500,12 @@ def test_logs_of_units_and_of_several_containers_by_time(cli: Cli) -> None:
 
 def test_stopped_container_is_reported_and_started_by_up(cli: Cli) -> None:
     cli.on("analytics-platform", "systemctl poweroff", expect=None)
-    until = time.monotonic() + 60
-    while (report := cli.json("status", expect=None))["containers"][1]["proxmox"]["running"]:
-        assert time.monotonic() < until
-        time.sleep(0.5)
+
+    def stopped() -> dict[str, Any] | None:
+        found: dict[str, Any] = cli.json("status", expect=None)
+        return None if found["containers"][1]["proxmox"]["running"] else found
+
+    report = until(stopped)
     assert report["healthy"] is False
     assert [s["name"] for c in report["containers"] for s in c["services"]] == ["postgres", "analytics", "airflow"]
     assert cli.json("up")["done"].keys() == {"analytics-platform"}
@@ -515,7 +516,7 @@ def test_stack_recovers_from_a_reboot_of_all_containers(cli: Cli) -> None:
     for name in NAMES:
         cli.on(name, "systemctl reboot", expect=None)
     time.sleep(3)
-    wait_until_healthy(cli, 180)
+    wait_until_healthy(cli)
     for name in NAMES:
         assert cli.on(name, "cat /proc/sys/kernel/random/boot_id; stat -c %Y /run/systemd") != booted[name]
     assert [r["changes"] for r in cli.json("deploy")] == [[], [], []]

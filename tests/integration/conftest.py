@@ -100,7 +100,7 @@ def replay_server(tmp_path: Path, *options: str) -> Iterator[Replay]:
 
 
 def _wait(process: subprocess.Popen[bytes], url: str) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while time.monotonic() < until and process.poll() is None:
         try:
             urllib.request.urlopen(url, timeout=1).close()  # noqa: S310 - a server of this test

@@ -73,7 +73,7 @@ class NatsServer:
         """Start the server, and wait until it answers."""
         words = [str(PROGRAM), "--config", str(self.folder / "nats.conf"), "--log", str(self.folder / "log")]
         self.process = subprocess.Popen(words)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 120
         while True:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{self.monitor_port}/healthz", timeout=1).close()

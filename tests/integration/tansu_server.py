@@ -118,7 +118,7 @@ class TansuServer:
         words += ["--advertised-listener-url", f"tcp://127.0.0.1:{self.line.port}"]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(words, env={**os.environ, **self.storage}, stdout=log, stderr=log)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 120
         while True:
             try:
                 asyncio.run(self._create_topics())

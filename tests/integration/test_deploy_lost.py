@@ -29,7 +29,7 @@ def when(condition: Callable[[], bool], act: Callable[[], None]) -> None:
     """Call `act` from another thread as soon as the condition is true."""
 
     def wait() -> None:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 120
         while not condition() and time.monotonic() < until:
             time.sleep(0.01)
         act()

@@ -158,7 +158,7 @@ def opened(folder: Path, domain: str = "") -> Iterator[Door]:
             [str(CADDY), "run", "--config", str(folder / "caddy.json")], stderr=subprocess.DEVNULL
         )
         try:
-            until = time.monotonic() + 20
+            until = time.monotonic() + 120
             while not answers(gateway.https):
                 assert process.poll() is None
                 assert time.monotonic() < until

@@ -34,6 +34,7 @@ from homelab.proxmox.property_strings import parse
 from homelab.runtime.container_changes import Outcome
 from homelab.runtime.session import Session
 from tests.integration.lab_fixture import QUIET, fresh, in_a_lab
+from tests.integration.waiting import until
 
 # A lab of this file's own, so that it may run in parallel with a demo and the end-to-end tests.
 LAB = Lab("walls", IPv4Network("10.99.2.96/28"), "hl-wall", 18076, 8159)
@@ -242,10 +243,7 @@ def test_changes_apply_immediately_without_interrupting_ssh(place: Place) -> Non
 def test_firewall_is_active_after_a_reboot_from_inside(place: Place) -> None:
     before = Runtime(LAB).pid(DATABASE)
     subprocess.run(["lxc-attach", "-P", LAB.lxcpath, "-n", str(DATABASE), "--", "reboot"], check=True, timeout=30)
-    until = time.monotonic() + 60
-    while (now := Runtime(LAB).pid(DATABASE)) in (None, before) or knock(HOST, DATABASE, 22) != "open":
-        assert time.monotonic() < until, now
-        time.sleep(0.1)
+    until(lambda: Runtime(LAB).pid(DATABASE) not in (None, before) and knock(HOST, DATABASE, 22) == "open")
     assert knock(LAKE, DATABASE, 22) == "dropped"
     assert knock(LAKE, DATABASE, 5432) == "refused"
     tables = subprocess.run(inside(DATABASE, "nft", "list", "tables"), check=True, capture_output=True, text=True)

@@ -20,6 +20,7 @@ from homelab.runtime.pipeline_runs import run_pipeline
 from homelab.runtime.session import Session
 from homelab.services.airflow import Airflow
 from tests.integration.lab_fixture import LabFixture, in_a_lab, lab_with
+from tests.integration.waiting import until
 from tests.scripts import IN_CONTAINER
 
 LAB = Lab("repairs", IPv4Network("10.99.2.80/28"), "hl-reps", 18136, 8219)
@@ -181,7 +182,4 @@ def test_start_file_of_the_shell_has_no_effect(stack: LabFixture, line: str) -> 
 def test_service_of_a_stopped_container_is_not_healthy(stack: LabFixture) -> None:
     with stack.connect(AIRFLOW) as host:
         host.run("systemctl poweroff")
-    until = time.monotonic() + 60
-    while "its container is stopped" not in state(stack).get("airflow", ""):
-        assert time.monotonic() < until
-        time.sleep(1)
+    until(lambda: "its container is stopped" in state(stack).get("airflow", ""))

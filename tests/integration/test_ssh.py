@@ -121,7 +121,7 @@ def with_users(folder: Path, bashrc: str) -> list[str]:
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 10
+    until = time.monotonic() + 120
     while time.monotonic() < until:
         assert process.poll() is None, "sshd ended"
         with socket.socket() as sock:

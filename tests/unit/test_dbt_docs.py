@@ -127,7 +127,7 @@ def test_server_has_the_pages_and_nothing_else(tmp_path: Path) -> None:
     server = subprocess.Popen(words, stderr=subprocess.PIPE)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 120
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()

@@ -233,7 +233,7 @@ class Terminal:
 
     def read(self, text: str) -> None:
         """Read until a text is shown."""
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while text not in self.shown:
             assert time.monotonic() < until, self.shown
             if select.select([self.ours], [], [], 0.2)[0]:
