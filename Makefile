@@ -15,7 +15,7 @@ demo: .venv/ready  ## Lab, three containers, deploy, one run of the pipeline, a 
 
 test: .venv/ready .venv/test-ready lint test-unit  ## Run every test, including the end-to-end test in the lab
 	$(BIN)/pytest -q --numprocesses auto -m slow tests/unit
-	$(BIN)/pytest -q --numprocesses auto tests/contract
+	$(BIN)/pytest -q --numprocesses auto --dist worksteal tests/contract
 	$(BIN)/mypy --python-executable .venv-analytics/bin/python pipelines/shared/scripts pipelines/weather/scripts \
 	    pipelines/weather/snowflake
 	$(BIN)/pytest --numprocesses auto --dist loadfile tests/integration tests/e2e

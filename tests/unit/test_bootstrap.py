@@ -1,4 +1,4 @@
-"""`bootstrap`, killed at each of its steps, completes at the next run. Python, uv and dpkg are stand-ins."""
+"""`bootstrap`, killed at each of its steps, completes at the next run. Python, uv, apt-get and dpkg are stand-ins."""
 
 from __future__ import annotations
 
@@ -45,6 +45,15 @@ case "$*" in
 *) exit 9 ;;
 esac
 """
+APT = """#!/bin/sh
+[ "$1 $2" = "download -q" ] || exit 9
+touch "$3.deb"
+"""
+TOOLS = {"promtool", "amtool", "prometheus-alertmanager", "caddy"}
+DPKG = f"""#!/bin/sh
+mkdir -p usr/bin
+for tool in {" ".join(TOOLS)}; do touch "usr/bin/$tool"; chmod +x "usr/bin/$tool"; done
+"""
 VENVS = ("analytics", "clickhouse", "chdb", "fakesnow")
 PARTS = ("pip", "venv", "packages", "homelab", "pg16", "seaweedfs", *VENVS, *(f"sync {name}" for name in VENVS))
 
@@ -63,7 +72,13 @@ def run(folder: Path, kill_at: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     (tmp_path / "bin").mkdir()
-    stand_ins = {"python": PYTHON, "uv": UV, "dpkg-query": "#!/bin/sh\nprintf installed\n", "sshd": "#!/bin/sh\n"}
+    stand_ins = {
+        "python": PYTHON,
+        "uv": UV,
+        "apt-get": APT,
+        "dpkg": DPKG,
+        "dpkg-query": "#!/bin/sh\nprintf installed\n",
+    }
     for name, text in stand_ins.items():
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
@@ -71,7 +86,6 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kill_at", PARTS)
 def test_killed_bootstrap_completes_at_the_next_run(project: Path, kill_at: str) -> None:
     assert run(project, kill_at).returncode == -signal.SIGKILL
@@ -83,9 +97,9 @@ def test_killed_bootstrap_completes_at_the_next_run(project: Path, kill_at: str)
     for name in VENVS:
         assert {path.name for path in (project / f".venv-{name}").iterdir()} == {"bin", "packages"}
     assert not [path for path in environment.iterdir() if path.name in ("half", "incomplete")]
+    assert {path.name for path in (environment / "promtool").iterdir()} == TOOLS
 
 
-@pytest.mark.slow
 def test_complete_bootstrap_creates_nothing_again(project: Path) -> None:
     assert run(project, "").returncode == 0
     (project / ".venv" / "mine").touch()

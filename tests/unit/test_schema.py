@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -196,7 +197,8 @@ def _mutated(data: Any, at: tuple[Any, ...], value: Any) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # thousands of inventories
-def test_reader_and_schema_agree_on_every_change_of_one_value(tmp_path: Path) -> None:
+@pytest.mark.parametrize("half", [0, 1])
+def test_reader_and_schema_agree_on_every_change_of_one_value(tmp_path: Path, half: int) -> None:
     (tmp_path / "dags").mkdir()
     for name in ("metabase.jar", "duckdb.metabase-driver.jar"):
         (tmp_path / name).touch()
@@ -215,11 +217,11 @@ def test_reader_and_schema_agree_on_every_change_of_one_value(tmp_path: Path) ->
     path = tmp_path / "inventory.yaml"
     assert load([path], json.dumps(data))
     changes = []
-    for at, value in _mutations(data):
+    for at, value in islice(_mutations(data), half, None, 2):
         changed = _mutated(data, at, value)
         changes.append((at, value, disagreement(path, json.dumps(changed, indent=1), changed)))
     assert [change for change in changes if change[2]] == []
-    assert len(changes) > 900
+    assert len(changes) > 450
 
 
 class Level(StrEnum):
