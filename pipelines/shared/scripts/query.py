@@ -59,7 +59,7 @@ def main() -> int:
         encode = json.JSONEncoder(ensure_ascii=False).encode
         print("[", end="")
         for number, row in enumerate(run_statement(connection, options.sql)):
-            print(",\n" if number else "", encode(row), sep="", end="")
+            print(", " if number else "", encode(row), sep="", end="")
         print("]")
     except (NothingPublished, NoSnapshot) as error:
         print(f"error: {error}", file=sys.stderr)
