@@ -17,10 +17,11 @@ def read(port: int) -> Mapping[str, Any]:
     (stream,) = [stream for account in accounts for stream in account.get("stream_detail") or []]
     consumers = stream.get("consumer_detail") or []
     pending, unacknowledged = (sum(each[f"num_{name}"] for each in consumers) for name in ("pending", "ack_pending"))
+    complete = len(consumers) == len(stream["config"]["subjects"])
     return {
         # Not the number in the stream: a server that is killed between the note of an acknowledgement and the removal
         # of its message keeps this message for ever, and never delivers it again.
-        "messages": pending + unacknowledged,
+        "messages": pending + unacknowledged if complete else stream["state"]["messages"],
         "bytes": stream["state"]["bytes"],
         "limit_bytes": stream["config"]["max_bytes"],
         "pending": pending,

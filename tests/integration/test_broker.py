@@ -24,6 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from homelab.model import DatabaseGrant
+from homelab.pipelines.broker_contract import CONSUMERS, STREAM
 from homelab.services.raw_schema import raw_grants
 from tests.integration import pg
 from tests.integration.flaky_proxy import FlakyProxy
@@ -381,6 +382,21 @@ def test_a_stored_message_that_a_killed_broker_kept_does_not_wait(running: Stack
     running.consumers[0].kill()
     assert running.hour() == EXIT.success
     assert CITIES <= running.broker.report()["messages"] < running.broker.kept()
+    running.consume()
+    running.drained()
+
+
+def test_messages_without_a_consumer_wait(running: Stack) -> None:
+    assert running.hour() == EXIT.success
+
+    async def delete(name: str) -> None:
+        client = await connect(Access.read(running.broker.environment("setup")), reconnect=False)
+        await client.jetstream().delete_consumer(STREAM, name)
+        await client.close()
+
+    asyncio.run(delete(next(iter(CONSUMERS))))
+    assert running.broker.report()["messages"] == running.broker.kept() > CITIES
+    running.broker.set_up()
     running.consume()
     running.drained()
 
