@@ -16,7 +16,7 @@ def read(port: int) -> Mapping[str, Any]:
         accounts = json.load(response).get("account_details") or []
     (stream,) = [stream for account in accounts for stream in account.get("stream_detail") or []]
     consumers = stream.get("consumer_detail") or []
-    pending, unacknowledged = (sum(each[f"num_{name}"] for each in consumers) for name in ("pending", "ack_pending"))
+    pending, unacknowledged = (sum(each[name] for each in consumers) for name in ("num_pending", "num_ack_pending"))
     complete = len(consumers) == len(stream["config"]["subjects"])
     return {
         # Not the number in the stream: a server that is killed between the note of an acknowledgement and the removal

@@ -14,7 +14,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +114,7 @@ def check_marts(cli: Cli, hours: int) -> None:
 
 def wait_until_healthy(cli: Cli) -> None:
     """Wait until `homelab status` is healthy."""
-    with suppress(AssertionError):
-        until(lambda: cli.run("status", expect=None).returncode == 0)
-    cli.run("status")  # fails with its output
+    until(lambda: cli.run("status", expect=None).returncode == 0, details=lambda: cli.run("status", expect=None).stdout)
 
 
 def test_up_creates_three_unprivileged_containers(cli: Cli) -> None:

@@ -6,7 +6,6 @@ import secrets
 import ssl
 import subprocess
 import tempfile
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from homelab.certificates import Authority, Names
 from tests.integration.pg import free_port
+from tests.integration.waiting import until_started
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-chdb/bin/python"
@@ -64,15 +64,13 @@ class Server:
         log = (self.folder / "log").open("ab")
         self.process = subprocess.Popen([PYTHON, front, str(self.port), self.folder], stdout=log, stderr=log)
         context = ssl.create_default_context(cafile=str(self.folder / "ca.pem"))
-        until = time.monotonic() + _START
-        while True:
-            try:
-                urllib.request.urlopen(f"https://127.0.0.1:{self.port}/ping", timeout=5, context=context).read()
-                return
-            except OSError:
-                if time.monotonic() > until or self.process.poll() is not None:
-                    raise AssertionError((self.folder / "log").read_text()) from None
-                time.sleep(0.2)
+        ping = f"https://127.0.0.1:{self.port}/ping"
+        until_started(
+            self.process,
+            lambda: urllib.request.urlopen(ping, timeout=5, context=context).read(),
+            log=self.folder / "log",
+            seconds=_START,
+        )
 
     def stop(self) -> None:
         """Stop the server."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import pytest
 from homelab.pipeline_contract import CLICKHOUSE_SETTINGS, S3_SECRET
 from homelab.render import render
 from tests.integration import pg
+from tests.integration.waiting import until_started
 from tests.scripts import ROOT, SHARED_SCRIPTS
 
 KEY = "the-replays-own-key"
@@ -92,23 +92,12 @@ def replay_server(tmp_path: Path, *options: str) -> Iterator[Replay]:
         env=os.environ,
     )
     try:
-        _wait(process, f"http://127.0.0.1:{port}/healthz")
+        health = f"http://127.0.0.1:{port}/healthz"
+        until_started(process, lambda: urllib.request.urlopen(health, timeout=1).close())
         yield Replay(f"http://127.0.0.1:{port}", state)
     finally:
         process.terminate()
         process.wait(10)
-
-
-def _wait(process: subprocess.Popen[bytes], url: str) -> None:
-    until = time.monotonic() + 120
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=1).close()  # noqa: S310 - a server of this test
-        except urllib.error.URLError:
-            time.sleep(0.05)
-        else:
-            return
-    raise AssertionError(f"the replay server does not respond (exit status {process.poll()})")
 
 
 def write_profiles(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from homelab.paths import bundled_path
 from homelab.pipelines.broker_contract import CONSUMERS, STREAM
 from homelab.render import render
 from homelab.services.broker import Identity, identities
+from tests.integration.waiting import until_started
 from tests.unit.test_broker import broker_context
 
 PROGRAM = Path(sys.executable).with_name("nats-server")
@@ -73,16 +73,8 @@ class NatsServer:
         """Start the server, and wait until it answers."""
         words = [str(PROGRAM), "--config", str(self.folder / "nats.conf"), "--log", str(self.folder / "log")]
         self.process = subprocess.Popen(words)
-        until = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{self.monitor_port}/healthz", timeout=1).close()
-            except OSError:
-                assert time.monotonic() < until, (self.folder / "log").read_text()[-2000:]
-                assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
-                time.sleep(0.05)
-            else:
-                return
+        health = f"http://127.0.0.1:{self.monitor_port}/healthz"
+        until_started(self.process, lambda: urllib.request.urlopen(health, timeout=1).close(), log=self.folder / "log")
 
     def kill(self) -> None:
         """Kill the server, as a crash does."""

@@ -8,15 +8,15 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from homelab.certificates import Authority, Names
+from tests.integration.waiting import until_started
 
 ROOT = Path(__file__).resolve().parents[2]
 _HIGHEST = 55_000  # gRPC listens on a port that is 10,000 higher
@@ -88,16 +88,13 @@ class Storage:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        until = time.monotonic() + _START
-        while time.monotonic() < until:
-            with suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.ports["s3"]), 1).close()
-                stored = urllib.request.Request(f"http://127.0.0.1:{self.ports['filer']}/probe", b"x", method="PUT")
-                urllib.request.urlopen(stored, timeout=5).close()  # noqa: S310
-                return
-            assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
-            time.sleep(0.2)
-        raise TimeoutError("SeaweedFS does not answer")
+        until_started(self.process, self._store, log=self.folder / "log", seconds=_START)
+
+    def _store(self) -> None:
+        """Store a file. Raises OSError while the server starts."""
+        socket.create_connection(("127.0.0.1", self.ports["s3"]), 1).close()
+        probe = urllib.request.Request(f"http://127.0.0.1:{self.ports['filer']}/probe", b"x", method="PUT")
+        urllib.request.urlopen(probe, timeout=5).close()  # noqa: S310
 
     def create_bucket(self, name: str = "pipeline-weather") -> bool:
         """Create a bucket; return False if the server refuses its name."""

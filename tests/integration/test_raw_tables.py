@@ -6,7 +6,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from homelab.services.postgres import retention
 from homelab.services.raw_schema import raw_grants
 from tests import odd_json
 from tests.integration import pg
+from tests.integration.waiting import until
 from tests.scripts import SCHEMA
 
 import ingest_weather  # isort: skip
@@ -373,7 +374,7 @@ def test_next_batch_is_queued_while_postgresql_is_busy(
         another.execute("begin")
         another.execute("lock table upkeep.writer_lock in exclusive mode")
         loader = Loader(run, summary, spool)
-        wait_for(lambda: another.execute("select run from raw.ingestion_starts").fetchall() == [(run,)])
+        until(lambda: another.execute("select run from raw.ingestion_starts").fetchall() == [(run,)], 10)
         assert [loader.should_flush(rows) for rows in (0, 999, 1000, 1001, 10_000)] == [False, False, True, False, True]
         for number in range(3):
             spool.add(observation_line(f"C{number}", "metric", 1, '{"dt": 1}'))
@@ -428,21 +429,13 @@ def test_row_is_later_than_the_commit_of_the_writer_before(
         batch = raw_tables.Batch.of([line("A", int(time.time()), 1)])
         waiting = threading.Thread(target=raw_tables.store, args=(ingestion, batch))
         waiting.start()
-        wait_for(lambda: another.execute("select from pg_locks where not granted").fetchall() != [])
+        until(lambda: another.execute("select from pg_locks where not granted").fetchall() != [], 10)
         committed = another.execute("select clock_timestamp()").fetchone()
         another.execute("commit")
         waiting.join()
         (stored,) = another.execute("select ingested_at from raw.weather_observations").fetchall()
     assert committed
     assert stored > committed
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(200):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("the condition did not hold within 10 s")
 
 
 def next_month() -> str:

@@ -36,6 +36,7 @@ from homelab.steps import File, SshdSettings, remote_paths
 from homelab.steps.converge import converge
 from homelab.steps.host_state import pending_changes
 from tests.integration.flaky_proxy import FlakyProxy
+from tests.integration.waiting import until_started
 from tests.support import LocalHost, make_session
 from tests.unit.test_services import inventory, steps
 
@@ -95,7 +96,7 @@ def running_server(tmp_path: Path, settings: str = "", bashrc: str = "") -> Iter
     command = [*with_users(tmp_path, bashrc), str(SSHD), "-D", "-e", "-f", str(config)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "LD_LIBRARY_PATH": LIBRARIES})
     try:
-        wait_for(port, process)
+        until_started(process, lambda: socket.create_connection(("127.0.0.1", port), 1).close())
         digest = hashlib.sha256(base64.b64decode(host_public.split()[1])).digest()
         fingerprint = "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
         yield Server(port, fingerprint, secret_store, KnownHosts(tmp_path / "pins.json"), process)
@@ -118,17 +119,6 @@ def with_users(folder: Path, bashrc: str) -> list[str]:
     passwd = folder / "passwd"
     passwd.write_text(text)
     return ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/passwd && exec "$@"', str(passwd)]
-
-
-def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        assert process.poll() is None, "sshd ended"
-        with socket.socket() as sock:
-            if sock.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise AssertionError("sshd does not listen")
 
 
 def test_unknown_key_is_refused(server: Server) -> None:
