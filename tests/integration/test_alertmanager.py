@@ -10,7 +10,6 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from http.server import HTTPServer
@@ -25,7 +24,7 @@ from homelab.model.alert_receivers import Email
 from homelab.paths import bundled_path
 from homelab.steps import File
 from tests.alert_servers import Mailbox, Sink, bridged, mail, serving
-from tests.integration.waiting import until
+from tests.integration.waiting import until, until_started
 from tests.support import FixedSecretStore, observability
 
 ROOT = Path(__file__).parents[2]
@@ -126,18 +125,11 @@ def dispatcher(tmp_path: Path) -> Iterator[Dispatcher]:
             with (tmp_path / "log").open("w") as log:
                 process = subprocess.Popen(words, cwd=tmp_path, stdout=log, stderr=log)
             try:
-                until(lambda: _answers(f"{url}/-/ready"))
+                until_started(process, lambda: call(f"{url}/-/ready"), log=tmp_path / "log")
                 yield Dispatcher(url, tmp_path, quiet, got, [], mail_port)
             finally:
                 process.terminate()
                 process.wait(20)
-
-
-def _answers(url: str) -> bool:
-    with suppress(OSError):
-        call(url)
-        return True
-    return False
 
 
 def test_receiver_that_does_not_answer_gets_its_messages_later_and_the_other_one_gets_them_once(

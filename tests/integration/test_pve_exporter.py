@@ -27,7 +27,7 @@ from homelab.services.pve_exporter import ACCOUNT
 from homelab.steps import File
 from tests.integration import pg
 from tests.integration.fakenode import FakeNode, certificate, serving
-from tests.integration.waiting import until
+from tests.integration.waiting import until_started
 from tests.support import FixedSecretStore
 
 AUDITOR = ("Datastore.Audit", "Sys.Audit", "VM.Audit")
@@ -74,19 +74,11 @@ def running(variables: dict[str, str]) -> Iterator[str]:
     words += [f"--no-collector.{name}" for name in ("backup-info", "qdevice", "replication", "subscription")]
     process = subprocess.Popen(words, env={"PATH": os.environ["PATH"], **variables}, stderr=subprocess.DEVNULL)
     try:
-        until(lambda: answers(address), 30)
+        until_started(process, lambda: read(address, "/"), seconds=30)
         yield address
     finally:
         process.terminate()
         process.wait(10)
-
-
-def answers(address: str) -> bool:
-    try:
-        read(address, "/")
-    except OSError:
-        return False
-    return True
 
 
 def read(address: str, path: str) -> str:

@@ -22,7 +22,7 @@ import pytest
 from homelab.model import DatabaseGrant
 from homelab.services.raw_schema import raw_grants
 from tests.integration import pg
-from tests.integration.waiting import until
+from tests.integration.waiting import until, until_started
 from tests.scripts import SCHEMA, script
 from tests.unit.test_ecowitt import FORM, PASSKEY
 
@@ -55,15 +55,12 @@ class Receiver:
         with (self.folder / "log").open("ab") as log:
             process = subprocess.Popen([sys.executable, script("station.py")], env=variables, stdout=log, stderr=log)
         try:
-            until(self._answers)
+            address = ("127.0.0.1", self.port)
+            until_started(process, lambda: socket.create_connection(address, 1).close(), log=self.folder / "log")
             yield process
         finally:
             process.kill()
             process.wait()
-
-    def _answers(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str]:
         """Send a request; return the status and the text of the answer."""
