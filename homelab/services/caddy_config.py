@@ -134,9 +134,12 @@ def _proxy(gateway: Gateway, ui: WebUi) -> dict[str, Any]:
     }
     if not ui.endpoint.credentials:
         proxy["headers"]["request"] = {"delete": ["Authorization"]}
+    # A connection for each request. A server ends an idle one without a warning (gunicorn after 2 seconds): a request
+    # on it in the same moment would be lost, and only a GET can be sent again.
+    transport: dict[str, Any] = {"protocol": "http", "keep_alive": {"enabled": False}}
     if ui.endpoint.tls:
-        proxy["transport"] = {"protocol": "http", "tls": {"root_ca_pem_files": [gateway.ca_file]}}
-    return proxy
+        transport["tls"] = {"root_ca_pem_files": [gateway.ca_file]}
+    return {**proxy, "transport": transport}
 
 
 def _handle(*handlers: Mapping[str, Any]) -> dict[str, Any]:

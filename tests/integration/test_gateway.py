@@ -38,17 +38,30 @@ pytestmark = pytest.mark.skipif(CADDY is None, reason="caddy is missing: run `./
 
 
 class Echo(BaseHTTPRequestHandler):
-    """A web UI that answers with the headers of the request; its health is good. `requests` has all of them."""
+    """A web UI that answers with the headers of the request; its health is good. `requests` has all of them.
 
+    It offers to keep a connection, and ends it when its second request arrives: a busy server does so whose limit of
+    idle connections is over in the same moment.
+    """
+
+    protocol_version = "HTTP/1.1"
     requests: ClassVar[list[str]] = []
+
+    def handle(self) -> None:
+        """Answer one request, and wait for the next one."""
+        self.handle_one_request()
+        self.rfile.read(1)
 
     def do_GET(self) -> None:
         """Answer."""
         self.requests.append(f"{self.command} {self.path}")
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = f"{self.path}\n{self.headers}".encode()
         self.send_response(200)
         self.send_header("Set-Cookie", "session=x; HttpOnly")
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(f"{self.path}\n{self.headers}".encode())
+        self.wfile.write(body)
 
     do_POST = do_GET
 
@@ -172,6 +185,11 @@ def test_web_ui_with_a_login_is_served_over_https_as_it_is(door: Door) -> None:
     assert "X-Forwarded-Proto: https" in answer.text
     assert answer.headers["Set-Cookie"] == "session=x; HttpOnly; Secure"
     assert f"Host: 127.0.0.1:{door.closed.endpoint.port + OFFSET}" in answer.text
+
+
+def test_connection_that_a_web_ui_ends_loses_no_request(door: Door) -> None:
+    answers = [door.session.post(door.closed.url, data="x", timeout=10) for _ in range(5)]
+    assert [answer.status_code for answer in answers] == [200] * 5
 
 
 def test_web_ui_without_a_login_gets_one(door: Door) -> None:
