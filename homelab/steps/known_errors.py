@@ -8,11 +8,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class KnownError:
-    """A known cause and its resolution; `{host}` stands for the name of the container."""
+    """A known cause and its resolution; `{host}` stands for the name of the container.
+
+    A `lasting` one does not pass by itself: no wait helps.
+    """
 
     pattern: str
     cause: str
     resolution: str
+    lasting: bool = False
 
     def on(self, host: str) -> tuple[str, str]:
         """Return the cause and the resolution for one container."""
@@ -35,6 +39,7 @@ KNOWN_ERRORS = (
         "The disk of {host} is full.",
         "See `homelab ssh {host} -- df -h`. Give it a larger `disk` in the inventory and run `homelab up`, "
         f"or remove files there, {_AGAIN}.",
+        lasting=True,
     ),
     KnownError(
         r"ERROR:  changed by hand: (column|constraint) raw\.",
@@ -47,6 +52,7 @@ KNOWN_ERRORS = (
         r"Read-only file system",
         "The disk of {host} is read-only: the node has made it so, as it does after a disk error.",
         f"Check the log of the node (`dmesg`) and its storage, {_AGAIN}.",
+        lasting=True,
     ),
     KnownError(
         r"is not valid yet|[Cc]ertificate is not yet valid|NotValidYet|[Cc]ertificate has expired|"
@@ -103,6 +109,7 @@ KNOWN_ERRORS = (
         r"[Aa]ddress already in use|EADDRINUSE",
         "Another process in {host} already listens on that port.",
         f"Find it with `homelab ssh {{host}} -- ss -ltnp`; stop it or give the service another port, {_AGAIN}.",
+        lasting=True,
     ),
     KnownError(
         r"Could not process rule|cache initialization failed",
@@ -146,6 +153,12 @@ KNOWN_ERRORS = (
 )
 
 
+def known_error(text: str) -> KnownError | None:
+    """Return the known error of a command's output, or None."""
+    return next((known for known in KNOWN_ERRORS if re.search(known.pattern, text)), None)
+
+
 def explain(text: str, host: str) -> tuple[str, str] | None:
     """Return the cause and the resolution for a command's output, or None if no known error matches."""
-    return next((known.on(host) for known in KNOWN_ERRORS if re.search(known.pattern, text)), None)
+    known = known_error(text)
+    return known.on(host) if known else None

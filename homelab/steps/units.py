@@ -12,6 +12,7 @@ from homelab.model import ManagedResource, Pending, Step
 from homelab.steps.drop_ins import drop_ins, overrides
 from homelab.steps.files import File
 
+_LINES = 15  # of a journal in an error
 _LONGEST = 1800  # seconds of a restart: the limits of the unit are shorter
 # The states in which a unit starts at boot, set by us or by a package's generator.
 _ENABLED = ("enabled", "enabled-runtime", "generated", "static", "indirect", "alias")
@@ -102,16 +103,25 @@ class SystemdUnit(Step):
             f"{before} && systemctl restart {unit} && {settle}systemctl is-active --quiet {unit}", timeout=_LONGEST
         )
         if not result.ok:
-            raise self._not_active(host, result.stderr.decode())
+            raise not_active(self.unit, host, result.stderr.decode())
 
     def not_applied(self, host: Host, pending: Pending) -> HomelabError:
         """See Step. A unit that has ended since its start is named with the end of its journal."""
-        return self._not_active(host) if pending.reason.startswith("is ") else super().not_applied(host, pending)
+        is_ended = pending.reason.startswith("is ")
+        return not_active(self.unit, host) if is_ended else super().not_applied(host, pending)
 
-    def _not_active(self, host: Host, output: str = "") -> HomelabError:
-        journal = host.run(argv("journalctl", "--no-pager", "--output=cat", "--lines=15", f"--unit={self.unit}"))
-        return HomelabError(
-            f"Cannot start {self.unit} on {host.name}: the unit is not active",
-            "\n".join(f"  {line}" for line in (journal.text or output).splitlines()[-15:]),
-            f"See `homelab logs {host.name} {self.unit}`; fix the cause, then run `homelab deploy` again.",
-        )
+
+def not_active(unit: str, host: Host, output: str = "") -> HomelabError:
+    """Return the error for a unit that ended, with the end of its journal, or of `output` if there is none."""
+    return HomelabError(
+        f"Cannot start {unit} on {host.name}: the unit is not active",
+        "\n".join(journal_end(host, [unit]) or [f"  {line}" for line in output.splitlines()[-_LINES:]]),
+        f"See `homelab logs {host.name} {unit}`; fix the cause, then run `homelab deploy` again.",
+    )
+
+
+def journal_end(host: Host, units: Sequence[str]) -> list[str]:
+    """Return the last lines of the journal of units, indented."""
+    only = [f"--unit={unit}" for unit in units]
+    journal = host.run(argv("journalctl", "--no-pager", "--output=cat", f"--lines={_LINES}", *only))
+    return [f"  {line}" for line in journal.text.splitlines()[-_LINES:]]

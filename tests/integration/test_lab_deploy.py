@@ -19,12 +19,24 @@ from homelab.errors import HomelabError
 from homelab.host import Host, Result, check
 from homelab.known_hosts import fingerprint
 from homelab.lab import Lab
-from homelab.model import ManagedResource, Step
+from homelab.model import Health, ManagedResource, Step
 from homelab.paths import bundled_path
 from homelab.progress import TerminalProgress
 from homelab.sandbox import Sandbox
 from homelab.ssh import shown_key
-from homelab.steps import Command, Directory, DpkgConfigured, File, Packages, SystemdUnit, Tree, User, UvInstall, Venv
+from homelab.steps import (
+    Command,
+    Directory,
+    DpkgConfigured,
+    File,
+    HealthCheck,
+    Packages,
+    SystemdUnit,
+    Tree,
+    User,
+    UvInstall,
+    Venv,
+)
 from homelab.steps import manifest as m
 from homelab.steps.converge import converge
 from tests.integration.fault_injection import KILL
@@ -262,6 +274,18 @@ def test_failing_unit_shows_its_journal(box: LabFixture) -> None:
     assert "  no key in /etc/third\n" in error.details
     assert "`homelab logs postgres-data third.service`" in error.resolution
     assert len(box.deploy([good, SystemdUnit("third.service", triggered_by=[good])])) == 2
+    box.deploy([])
+
+
+def test_port_that_a_slow_program_finds_taken_is_named_without_a_long_wait(box: LabFixture) -> None:
+    text = "[Service]\nExecStart=/bin/sh -c 'sleep 1; exec /usr/sbin/sshd -D -p 22'\nRestart=always\nRestartSec=1\n"
+    unit = File("/etc/systemd/system/slow.service", f"{text}[Install]\nWantedBy=multi-user.target\n".encode())
+    started = SystemdUnit("slow.service", triggered_by=[unit])
+    check = HealthCheck("slow", ["false"], lambda _: Health(False, "does not answer"), ("slow.service",), [started])
+    with pytest.raises(HomelabError) as error:
+        box.deploy([unit, started, check])
+    assert error.value.brief == "Cannot start slow.service on postgres-data: the unit is not active"
+    assert "already listens on that port" in error.value.details
     box.deploy([])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,16 +86,71 @@ def test_check_is_repeated_until_it_succeeds_and_after_a_change(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("states", "reason"),
     [
-        ("active\nactive", None),
-        ("active\nactivating", "b is activating"),
-        ("failed\ninactive", "a is failed; b is inactive"),
+        ("active active", None),
+        ("active activating", "b is activating"),
+        ("failed inactive", "a is failed; b is inactive"),
     ],
 )
 def test_service_with_a_unit_that_is_not_active_is_awaited(states: str, reason: str | None) -> None:
     check = HealthCheck("service", ["true"], lambda _: Health(True, "fine"), ("a", "b"))
-    assert check.probes() == ("true", "systemctl is-active a b")
-    pending = check.check([Result("true", 0), Result("", 3, states.encode())])
+    assert check.probes() == ("true", "systemctl show --property=ActiveState,NRestarts a b")
+    shown = "\n\n".join(f"NRestarts=0\nActiveState={state}" for state in states.split())
+    pending = check.check([Result("true", 0), Result("", 0, shown.encode())])
     assert (pending and pending.reason) == reason
+
+
+@pytest.mark.parametrize(
+    ("restarts", "journal", "brief", "end"),
+    [
+        (
+            9,
+            "listen tcp :9090: bind: address already in use",
+            "Cannot start b.service on local: the unit is not active",
+            "Another process in local already listens on that port.",
+        ),
+        (
+            2,
+            "listen tcp :9090: bind: address already in use",
+            "Cannot finish the deploy of service on local: it is not healthy after 1 s",
+            "address already in use",
+        ),
+        (
+            9,
+            "connect: No route to host",
+            "Cannot finish the deploy of service on local: it is not healthy after 1 s",
+            "local has no route to that address.",
+        ),
+        (
+            9,
+            "wrong number of planets",
+            "Cannot finish the deploy of service on local: it is not healthy after 1 s",
+            "wrong number of planets",
+        ),
+    ],
+)
+def test_unit_that_ends_again_and_again_is_awaited_unless_its_cause_lasts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    short_interval: None,
+    restarts: int,
+    journal: str,
+    brief: str,
+    end: str,
+) -> None:
+    """Its state is `active` at each look, as long as its program needs to find its port taken."""
+    show = f'''n=$(cat {tmp_path}/n 2>/dev/null || echo 5); [ $n -ge {5 + restarts} ] || echo $((n + 1)) >{tmp_path}/n
+printf 'ActiveState=active\n\nNRestarts=%s\nActiveState=active\n' "$n"'''
+    for name, text in {"systemctl": show, "journalctl": f"echo 'Started.\n{journal}'"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    units = ("a.timer", "b.service")
+    check = HealthCheck("service", ["false"], lambda _: Health(False, "does not answer"), units, deadline=1)
+    with pytest.raises(HomelabError) as error:
+        check.apply(LocalHost())
+    assert error.value.brief == brief
+    assert error.value.details.endswith(end)
+    assert journal in error.value.details
 
 
 def test_unhealthy_service_is_a_failed_deploy(tmp_path: Path, short_interval: None) -> None:
