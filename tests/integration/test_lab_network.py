@@ -105,11 +105,14 @@ print(json.dumps([closed, rules()]))
 # Three machines: this one, a container on the bridge, and a neighbour on another network, to which this machine is the
 # router if it forwards. `try_tcp` ends in seconds, also when packets are dropped.
 _MACHINES = """
-import atexit, socket, subprocess, sys, time
+import atexit, os, subprocess, sys, time
+def until(condition):
+    while not condition():
+        time.sleep(0.05)
 def machine(link, address, gateway, attach=""):
     other = subprocess.Popen(["unshare", "--net", "sleep", "100"])
     atexit.register(other.kill)
-    time.sleep(0.3)
+    until(lambda: os.readlink(f"/proc/{other.pid}/ns/net") != os.readlink("/proc/self/ns/net"))
     inside = ["nsenter", "--target", str(other.pid), "--net"]
     run(["ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(other.pid)])
     if attach:
@@ -123,7 +126,7 @@ def listen(inside, port):
     code = f"import socket as s; a = s.create_server(('::', {port}), family=s.AF_INET6, dualstack_ipv6=True)\\n"
     server = subprocess.Popen([*inside, "python3", "-c", code + "while True: a.accept()[0].close()"])
     atexit.register(server.kill)
-    time.sleep(0.5)
+    until(lambda: run([*inside, "ss", "-Hltn", f"sport = :{port}"]))
 def try_tcp(inside, host, port):
     return subprocess.run(
         [*inside, "timeout", "2", "bash", "-c", f"</dev/tcp/{host}/{port}"], stderr=subprocess.DEVNULL
@@ -147,7 +150,8 @@ def test_containers_reach_only_the_api_and_the_replay_of_this_machine() -> None:
 for port in (lab.replay_port, lab.api_port, 22):
     listen(here, port)
 listen(container, 22)
-time.sleep(2)  # until the link-local addresses are valid
+for inside in (here, container):
+    until(lambda: "inet6 fe80" in run([*inside, "ip", "addr"]) and "tentative" not in run([*inside, "ip", "addr"]))
 local = json.loads(run(["ip", "-j", "-6", "addr", "show", "dev", lab.bridge]))[0]["addr_info"][0]["local"]
 targets = [("10.99.2.1", lab.replay_port), ("10.99.2.1", 22), ("10.99.2.1", lab.api_port), ("203.0.113.1", 22),
            ("203.0.113.1", lab.replay_port), (f"{local}%eth0", 22)]
@@ -219,7 +223,7 @@ words = [word for word in dhcp.command(lab, network.nameservers()) if "leasefile
 with tempfile.TemporaryDirectory() as folder:
     server = subprocess.Popen([*words, f"--dhcp-leasefile={folder}/leases"], stderr=subprocess.DEVNULL)
     atexit.register(server.kill)
-    time.sleep(1)
+    until(dhcp.listens)
     offers = [run([*inside, sys.executable, "-c", discover]).strip() for inside in (container, home)]
     print(json.dumps([dhcp.listens(), offers]))
     server.kill()

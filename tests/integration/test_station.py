@@ -98,10 +98,8 @@ def receiver(postgres: pg.Server, tmp_path: Path) -> Iterator[Receiver]:
 
 def test_reading_is_in_raw_and_in_weather_now(receiver: Receiver) -> None:
     with receiver.running():
-        started = time.monotonic()
         assert receiver.post() == (200, "stored\n")
         until(lambda: receiver.rows() == 1)
-        assert time.monotonic() < started + 4  # 2 s, on a busy machine
         assert receiver.request("GET", "/health") == (200, "works\n")
     ((city, units, source, temperature),) = receiver.query(
         "select city, units, data ->> 'source', data -> 'main' ->> 'temp' from raw.weather_observations limit 1"
