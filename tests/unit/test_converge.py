@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 import threading
 import time
 from dataclasses import replace
@@ -288,16 +290,15 @@ def test_command_of_an_earlier_run_is_awaited_and_not_repeated(tmp_path: Path) -
 
 
 def test_process_that_does_not_end_is_named(tmp_path: Path) -> None:
-    made = tmp_path / "made"
-    first = threading.Thread(target=LockedHost(LocalHost(), SilentProgress()).run, args=(f"touch {made}; sleep 1",))
+    os.mkfifo(pipe := tmp_path / "pipe")
+    command = f"cat {pipe}"
+    first = threading.Thread(target=LockedHost(LocalHost(), SilentProgress()).run, args=(command,))
     first.start()
-    while not made.exists():
-        time.sleep(0.01)
-    with pytest.raises(HomelabError) as error:
+    with pipe.open("wb"), pytest.raises(HomelabError) as error:  # `cat` has opened it, and ends with the block
         wait_until_idle(LocalHost(), 0.1)
-    assert "sleep 1" in error.value.details
-    assert f"command: touch {made}; sleep 1" in error.value.details
     first.join()
+    assert re.search(rf"process \d+: cat {pipe}", error.value.details)
+    assert f"command: {command}" in error.value.details
 
 
 def test_command_is_ended_on_the_host_at_its_deadline(tmp_path: Path) -> None:
