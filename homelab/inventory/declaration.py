@@ -102,7 +102,7 @@ class Declaration:
         try:
             return self.cls(
                 **{
-                    _field_name(name): values[name] if name in values else key.default_in(section)
+                    field_name(name): values[name] if name in values else key.default_in(section)
                     for name, key in self.keys.items()
                 }
             )
@@ -195,7 +195,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _field_name(key: str) -> str:
+def field_name(key: str) -> str:
     """Return the field of a key: a keyword of Python has an underscore at its end, such as `from_`."""
     return f"{key}_" if iskeyword(key) else key
 

@@ -16,7 +16,7 @@ from homelab.inventory.pipelines_section import Pipelines, read_pipelines
 from homelab.inventory.proxmox_section import endpoint
 from homelab.inventory.schema_rules import exclusive
 from homelab.inventory.section import Section
-from homelab.inventory.service_checks import check_combinations, check_gateway
+from homelab.inventory.service_checks import check_combinations, check_gateway, check_parts
 from homelab.inventory.service_options import SENDERS
 from homelab.inventory.weather_section import weather
 from homelab.model import Alerts, Container, Inventory, ProxmoxApi
@@ -89,6 +89,7 @@ def read(path: Path, root: Section) -> Inventory:
     if not root.problems.found:  # the endpoints of a faulty service cannot be read
         check_combinations(sections, containers)
         check_gateway(sections, containers)
+        check_parts(sections, containers)
     if sections:
         _check_bridges(root, containers, services)
     pipelines = found.get("pipelines", root.below("pipelines"))

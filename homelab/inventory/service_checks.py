@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from homelab.distributions import Distribution
+from homelab.inventory.declaration import declaration_of, field_name
 from homelab.inventory.section import Section
 from homelab.model import Container, Service
 from homelab.model.endpoints import LAST_PORT, SSH_PORT
 from homelab.model.inventory import name_without_instance
+from homelab.model.options import Size
 from homelab.model.web_uis import OFFSET, domain_of, gateway_of, published_web_uis, web_uis
 
 T = TypeVar("T")
@@ -63,6 +65,31 @@ def check_memory(section: Section, services: Mapping[str, Service], memory: int 
     if memory is not None and memory < sum(needs.values()):
         each = ", ".join(f"{name} {least}" for name, least in needs.items())
         section.problem(f"must be at least {sum(needs.values())} MiB for its services ({each})", "memory")
+
+
+def check_parts(sections: Mapping[str, Section], containers: Sequence[Container]) -> None:
+    """Add a problem for each given size of memory or disk that is larger than that of its container."""
+    for container in containers:
+        for name, service in container.services.items():
+            section = sections[container.name].below("services", name)
+            for key in declaration_of(type(service)).keys.values():
+                if key.option.part_of and section.has(key.name):
+                    size = getattr(service, field_name(key.name))
+                    if error := part_error(container, key.option.part_of, size):
+                        section.problem(error, key.name)
+
+
+def part_error(container: Container, whole: str, size: Size) -> str:
+    """Return the reason why a size does not fit into the memory or the disk of a container, or ""."""
+    shape = container.shape
+    if whole == "memory":
+        mebibytes = shape.memory
+    elif container.bind_mounts:
+        return ""  # their size is not known
+    else:
+        mebibytes = 1024 * (shape.disk + sum(mount.size for mount in shape.mounts))
+    there = f"{mebibytes} MiB" if mebibytes % 1024 else f"{mebibytes // 1024} GiB"
+    return f"must be at most the {whole} of {container.name}, {there}" if size.bytes > mebibytes << 20 else ""
 
 
 def check_address(section: Section, services: Mapping[str, Service], *, uses_dhcp: bool) -> None:

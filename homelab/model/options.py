@@ -18,7 +18,7 @@ becomes a SecretName).
 import re
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 
 class Quantity(str):
@@ -110,7 +110,7 @@ class Option:
     `expected` describes the allowed values in errors: `must be EXPECTED, not …`. `empty` is the error for a list or a
     mapping without items; by default, it may have none. `shorthand` names the key of a nested dataclass that may be
     given alone, without a mapping. `schema` is added to the JSON Schema. A `hidden` text may contain a secret: no error
-    shows it.
+    shows it. A Size is `part_of` the memory or the disk of the container, which limits it.
     """
 
     description: str = ""
@@ -124,5 +124,6 @@ class Option:
     keys: KeyNames | None = None
     shorthand: str = ""
     hidden: bool = False
+    part_of: Literal["memory", "disk", ""] = ""
     examples: tuple[Any, ...] = field(default=(), hash=False)
     schema: Mapping[str, Any] = field(default_factory=dict, hash=False)

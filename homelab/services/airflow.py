@@ -68,7 +68,7 @@ class Airflow(Service):
     version: Annotated[Literal["3.3", "2.11"], Option("Series of Airflow; 2.11 runs on Python up to 3.12.")] = "3.3"
     # Lower ports need a capability.
     port: Annotated[int, Option("Port of the web UI.", low=1024, high=65535)] = 8080
-    parallelism: Annotated[int, Option("Number of tasks that may run in parallel.", low=1)] = 4
+    parallelism: Annotated[int, Option("Number of tasks that may run in parallel.", low=1, high=256)] = 4
     executor: Annotated[
         Literal["local", "celery"], Option("Place of the tasks: this container, or those with `airflow_worker`.")
     ] = "local"

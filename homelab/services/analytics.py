@@ -40,9 +40,12 @@ class Analytics(Service):
     uses: ClassVar[tuple[str, ...]] = ("broker", "clickhouse", "s3")
 
     threads: Annotated[
-        int, Option("Number of models that dbt builds in parallel, unless the pipeline has a limit.", low=1)
+        int, Option("Number of models that dbt builds in parallel, unless the pipeline has a limit.", low=1, high=64)
     ] = 2
-    memory_limit: Annotated[Size, Option("Memory that DuckDB may use, unless the pipeline has a limit.")] = Size("2GB")
+    memory_limit: Annotated[
+        Size,
+        Option("Memory that DuckDB may use, unless the pipeline has a limit.", low=Size("64MiB"), part_of="memory"),
+    ] = Size("2GB")
     docs: Annotated[bool, Option("Serve the dbt docs of the pipelines; the gateway publishes them.")] = False
 
     def endpoints(self) -> Sequence[Endpoint]:

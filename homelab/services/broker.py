@@ -66,6 +66,7 @@ class Broker(Service):
         Option(
             "Disk for waiting messages; a full broker refuses further ones, which wait in the ingestion's spool.",
             low=Size("16MB"),
+            part_of="disk",
         ),
     ] = Size("1GB")
 

@@ -42,7 +42,8 @@ class ClickHouse(DaemonService):
     """ClickHouse: builds the models of a pipeline with `target: clickhouse`, and answers queries of its marts."""
 
     memory_limit: Annotated[
-        Size, Option("Memory that the server may use; a statement may use 80 % of it.", low=Size("500MB"))
+        Size,
+        Option("Memory that the server may use; a statement may use 80 % of it.", low=Size("500MB"), part_of="memory"),
     ] = Size("1500MB")
     clients: Annotated[
         Literal["stack", "lan"], Option("Clients: the containers with pipelines, or the whole subnet.")

@@ -34,7 +34,7 @@ class Prometheus(DaemonService):
 
     retention: Annotated[Duration, Option("Time for which metrics are kept.", low=Duration("1h"))] = Duration("30d")
     retention_size: Annotated[
-        Size, Option("Size of the kept metrics; the oldest are removed first.", low=Size("100MB"))
+        Size, Option("Size of the kept metrics; the oldest are removed first.", low=Size("100MB"), part_of="disk")
     ] = Size("2GB")
     scrape_interval: Annotated[
         Duration, Option("Time between two readings of each endpoint.", low=Duration("1s"), high=Duration("5m"))

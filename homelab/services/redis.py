@@ -35,7 +35,8 @@ class Redis(Service):
     """Redis, or Valkey on Debian 13: the queue between Airflow and its workers."""
 
     memory: Annotated[
-        Size, Option("Memory for the waiting tasks; a full Redis refuses further ones.", low=Size("16MB"))
+        Size,
+        Option("Memory for the waiting tasks; a full Redis refuses further ones.", low=Size("16MB"), part_of="memory"),
     ] = Size("128MB")
 
     minimum_memory: ClassVar[int] = 256

@@ -489,6 +489,38 @@ def test_each_problem_of_a_container_setting(tmp_path: Path, line: str, expected
     assert found[0].startswith(f"inventory.yaml:14: containers.db.{expected}")
 
 
+TOO_LARGE = "must be at most the"
+
+
+@pytest.mark.parametrize(
+    ("service", "settings", "expected"),
+    [
+        ("redis: {memory: 3GB}", "memory: 2500", "redis.memory: must be at most the memory of box, 2500 MiB"),
+        ("redis: {memory: 2GB}", "memory: 2048", ""),
+        ("redis: {}", "memory: 2048", ""),
+        (
+            "clickhouse: {memory_limit: 8GB}",
+            "memory: 4096",
+            f"clickhouse.memory_limit: {TOO_LARGE} memory of box, 4 GiB",
+        ),
+        ("broker: {disk: 8GB}", "memory: 512, disk: 4", f"broker.disk: {TOO_LARGE} disk of box, 4 GiB"),
+        ("broker: {disk: 8GB}", "memory: 512, disk: 4, mounts: {/data: 8}", ""),
+        ("s3: {reserve: 1TB}", "memory: 512, disk: 4", f"s3.reserve: {TOO_LARGE} disk of box, 4 GiB"),
+        ("prometheus: {retention_size: 5GB}", "memory: 512, disk: 4", f"prometheus.retention_size: {TOO_LARGE} disk"),
+    ],
+)
+def test_part_of_the_memory_or_the_disk_fits_into_the_container(
+    tmp_path: Path, service: str, settings: str, expected: str
+) -> None:
+    box = f"  box: {{vmid: 170, ip: .70, cores: 1, {settings}, services: {{{service}}}}}\n"
+    text = BASE.replace("pipelines:\n", f"{box}pipelines:\n")
+    if expected:
+        (found,) = problems(tmp_path, text)
+        assert found.startswith(f"inventory.yaml:29: containers.box.services.{expected}")
+    else:
+        read(tmp_path, text)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [

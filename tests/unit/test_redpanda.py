@@ -240,7 +240,7 @@ def test_the_firewall_admits_the_clients_only(tmp_path: Path) -> None:
         ({"repository": False}, "no repository of the inventory has Redpanda"),
         ({"template": "local:vztmpl/alpine-3.22-default_20250617_amd64.tar.xz"}, "its distribution is unknown"),
         ({"disk": 4}, "its disk is too small"),
-        ({"options": {"disk": "20GB"}}, "its disk is too small"),
+        ({"options": {"disk": "7GB"}}, "its disk is too small"),
         ({"memory": 1024}, "must be at least 2048 MiB for its services"),
     ],
 )
