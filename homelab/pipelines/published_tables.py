@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from homelab.errors import InputError
+from homelab.local_files import files_below
 from homelab.steps import Tree
+from homelab.steps.trees import is_left_over
 
 _KINDS = {"models": (".sql", ".py"), "seeds": (".csv",), "snapshots": (".sql",)}
 _CONFIG = re.compile(r"\{\{\s*config\((.*?)\)\s*\}\}", re.DOTALL)
@@ -49,7 +51,7 @@ def published_tables(project: Path) -> Sequence[Table]:
         defaults = (settings.get(kind) or {}, str(settings.get("name")))
         for path in _paths(settings, kind):
             described = _described(project / path, kind)
-            for file in sorted((project / path).rglob("*")):
+            for file in files_below(project / path, ignored=is_left_over):
                 if file.suffix in suffixes:
                     parts = file.relative_to(project / path).parts[:-1]
                     for table in _tables(file, kind, described, _folder_config(*defaults, parts)):
@@ -127,7 +129,7 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _described(folder: Path, kind: str) -> Mapping[str, Mapping[str, Any]]:
     """Return the properties of models, seeds or snapshots by name."""
-    files = [*folder.rglob("*.yml"), *folder.rglob("*.yaml")]
+    files = [file for file in files_below(folder, ignored=is_left_over) if file.suffix in (".yml", ".yaml")]
     return {str(each["name"]): each for file in files for each in _load(file).get(kind) or [] if "name" in each}
 
 

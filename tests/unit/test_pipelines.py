@@ -24,7 +24,7 @@ from homelab.runtime.convergence import steps_of
 from homelab.secrets import FileSecretStore
 from homelab.services.postgres import hba
 from homelab.steps import File, Tree
-from tests.support import FixedSecretStore, LocalHost
+from tests.support import FixedSecretStore, LocalHost, respecting_modes
 from tests.unit.test_dag import load as load_dag
 
 KEYS = {"analytics-platform": "ssh-ed25519 AAAAHost"}
@@ -270,6 +270,32 @@ def test_link_out_of_a_pipelines_folder_is_refused(tmp_path: Path, folder: str, 
     (root / folder / "far.py").symlink_to(tmp_path / "key")
     with pytest.raises(InputError, match=r"Cannot install .*/far\.py: it leads out of .*/prices"):
         steps(inventory(tmp_path, "prices"), service)
+
+
+@pytest.mark.parametrize("part", ["scripts", "dbt", "dags"])
+@pytest.mark.parametrize("mode", [0o000, 0o400, 0o100])
+def test_folder_of_a_pipeline_that_cannot_be_read_is_named(tmp_path: Path, part: str, mode: int) -> None:
+    """It would count as missing, and the deploy would remove its files."""
+    new_pipeline(tmp_path, "prices")
+    folder = tmp_path / "pipelines" / "prices" / part
+    folder.mkdir(exist_ok=True)
+    folder.chmod(mode)
+    try:
+        with respecting_modes(), pytest.raises(InputError, match=rf"/{part}:1: .*cannot be read: Permission denied"):
+            inventory(tmp_path, "prices")
+    finally:
+        folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("name", ["scripts", "dbt", "dags", "schema.sql", "requirements.txt", "dbt/dbt_project.yml"])
+def test_dangling_link_in_a_pipeline_is_named(tmp_path: Path, name: str) -> None:
+    new_pipeline(tmp_path, "prices")
+    path = tmp_path / "pipelines" / "prices" / name
+    if path.exists():
+        path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / "missing")
+    with pytest.raises(InputError, match=rf"/{name}:1: .*(leads to nothing|cannot be read)"):
+        inventory(tmp_path, "prices")
 
 
 def test_variables_and_secrets_of_a_pipeline_are_in_separate_files(tmp_path: Path) -> None:
