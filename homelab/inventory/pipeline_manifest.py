@@ -29,7 +29,10 @@ _SCRIPT = Option(
 )
 _TASK = Option(pattern=r"[\w.-]{1,250}", expected="a task's id")
 _COMMAND = r"[a-z][a-z0-9_]{0,30}"
-_VARIABLE = r"(?!(PG|DBT_|READS_|LAKE_|CLICKHOUSE_|PIPELINE|PYTHON|LD_)|(PATH|HOME|ENV|IFS)$)[A-Z][A-Z0-9_]{0,60}"
+_VARIABLE = (
+    "(?!(PG|DBT_|READS_|LAKE_|CLICKHOUSE_|S3_|DUCKDB_|OPENWEATHER_|WEATHER_|PIPELINE|HOMELAB_|PYTHON|LD_)"
+    "|(NATS|KAFKA)_(URL|USER|PASSWORD|CA_FILE|LIMIT)$|(PATH|HOME|ENV|IFS)$)[A-Z][A-Z0-9_]{0,60}"
+)
 _FOLDERS = ("scripts", "dbt", "dags")
 _PINNED = re.compile(r"^duckdb==([^\s\\;]+)", re.MULTILINE)
 
