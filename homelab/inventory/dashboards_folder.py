@@ -122,7 +122,10 @@ class _Folder:
         if len(self.problems.found) > before:
             return None
         try:
-            return replace(file, content=canonical(kind, document.data))
+            content = canonical(kind, document.data)
+            if kind == "dashboard":
+                _references(content)
+            return replace(file, content=content)
         except UNREADABLE as error:
             self.problems.add(
                 Place(path, 1), (), f"is not a {kind} as Superset exports it ({type(error).__name__}: {error})"
@@ -135,6 +138,8 @@ class _Folder:
         for key in _KEYS[file.kind]:
             if content.get(key) in (None, "", {}):
                 self._problem(file, (), f"{key} is missing")
+            elif key not in _MAPPINGS[file.kind] and isinstance(content[key], dict | list):
+                self._problem(file, (key,), "must be text")
         for key in _MAPPINGS[file.kind]:
             if not isinstance(content.get(key), dict | None):
                 self._problem(file, (key,), "must be a mapping")
@@ -180,16 +185,25 @@ class _Folder:
                 )
 
     def _check_dashboard(self, file: _File, found: Mapping[Kind, Mapping[str, _File]]) -> None:
-        for key, chart in chart_uuids(file.content["position"]).items():
+        charts, datasets = _references(file.content)
+        for key, chart in charts.items():
             if chart not in found["chart"]:
                 self._problem(file, ("position", key, "meta", "uuid"), "no chart in charts/ has this uuid")
-        for dataset in filter_datasets(file.content.get("metadata") or {}):
+        for dataset in datasets:
             if dataset not in found["dataset"]:
                 keys = ("metadata", "native_filter_configuration")
                 self._problem(file, keys, f"no dataset in datasets/ has the uuid {dataset}")
 
     def _problem(self, file: _File, keys: KeyPath, text: str) -> None:
         self.problems.add(file.document.place(keys), keys, text)
+
+
+def _references(dashboard: Mapping[str, Any]) -> tuple[Mapping[str, str], Sequence[str]]:
+    """Return the uuids of a dashboard's charts, by their places, and those of its filters' datasets.
+
+    Raises one of UNREADABLE for content of another form.
+    """
+    return chart_uuids(dashboard["position"]), filter_datasets(dashboard.get("metadata") or {})
 
 
 def _example(file: _File) -> str:
