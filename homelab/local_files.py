@@ -1,10 +1,12 @@
-"""The files of the user's folders: a file that cannot be read is an error that names it, and is never left out."""
+"""The files of the user's folders: one that cannot be read is named in an error; new ones are written all, or none."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from homelab.errors import InputError
@@ -98,3 +100,35 @@ def _unreadable(path: Path, error: OSError) -> InputError:
             "Correct the link, or remove it from the folder.",
         )
     return InputError(f"Cannot read {path}: {error.strerror}", "", _CORRECT)
+
+
+def write_new(files: Mapping[Path, bytes], action: str) -> None:
+    """Write files and their folders, all or none. Raises InputError `Cannot ACTION: cause`."""
+    made: list[Path] = []
+    try:
+        for path, content in files.items():
+            _make_folders(path.parent, made)
+            with path.open("xb") as file:
+                made.append(path)
+                file.write(content)
+    except BaseException as error:
+        for path in reversed(made):
+            with suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink()
+        if not isinstance(error, OSError):
+            raise
+        raise InputError(
+            f"Cannot {action}: {error.strerror or error}",
+            f"{error.filename}." if error.filename else "",
+            "Correct the folder or its permissions, then run the same command again.",
+        ) from error
+
+
+def _make_folders(folder: Path, made: list[Path]) -> None:
+    """Make a folder and those above it; add the new ones to `made`. Raises OSError."""
+    for each in (*reversed(folder.parents), folder):
+        if not each.is_dir():
+            if os.path.lexists(each):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(each))
+            each.mkdir()
+            made.append(each)
