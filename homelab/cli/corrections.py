@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -77,6 +77,8 @@ def backfill(
     from homelab.pipeline_contract import EXIT
     from homelab.runtime.backfills import BackfillOptions, backfill_api
 
+    if first and until:
+        _require_period(first, until)
     name, file = _pipeline_and_file(words or [])
     session = settings.session()
     chosen = session.inventory.chosen_pipeline(name)
@@ -106,6 +108,17 @@ def backfill(
     print_result(outcome, as_json, lambda: echo(outcome))
     if outcome.quarantined or outcome.failed:
         raise typer.Exit(EXIT.partial)
+
+
+def _require_period(first: datetime, until: datetime) -> None:
+    """Raise InputError if --to is not after --from; a time without an offset is in UTC."""
+    start, end = (each if each.tzinfo else each.replace(tzinfo=UTC) for each in (first, until))
+    if end <= start:
+        raise InputError(
+            "Cannot use this period: --to is not after --from",
+            f"It begins at {start.isoformat()} and ends at {end.isoformat()}, exclusive.",
+            "Correct one of them.",
+        )
 
 
 def _pipeline_and_file(words: list[str]) -> tuple[str | None, Path | None]:
@@ -150,6 +163,7 @@ def exclude(
     from homelab.commands.pipeline_exclude import exclude as exclude_period
     from homelab.commands.pipeline_rows import RowPeriod
 
+    _require_period(first, until)
     if not reason.strip():
         raise InputError("Cannot exclude: --reason is empty", "", "See `homelab pipeline exclude --help`.")
     session = settings.session()
