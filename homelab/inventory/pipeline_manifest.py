@@ -272,7 +272,7 @@ def _lock_error(folder: Path, lock: bytes | None) -> str:
 def _text(section: Section, path: Path) -> str | None:
     """Return the text of an optional file; None if it is missing or a problem was recorded."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         if isinstance(error, FileNotFoundError) and not path.is_symlink():
             return None

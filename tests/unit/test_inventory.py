@@ -270,6 +270,10 @@ PROBLEMS = [
     ('["Newark,US"]', "[x]\n    schedule: '*/90 * * * *'", f"{BELOW_CITIES}.schedule: cron's minute has the"),
     ('["Newark,US"]', "[x]\n    schedule: '@hurly'", f"{BELOW_CITIES}.schedule: unknown preset '@hurly'; d"),
     ('["Newark,US"]', "[x]\n    units: kelvin", f"{BELOW_CITIES}.units: must be one of 'standard', 'metric'"),
+    *(
+        ('["Newark,US"]', f"[x]\n    api_url: '{url}'", f"{BELOW_CITIES}.api_url: must be an http or https URL")
+        for url in ("http://[::1", "http://x:99999", "http://x:abc", "http://x:0")
+    ),
     ('["Newark,US"]', "[x]\n    api_url: ftp://x", f"{BELOW_CITIES}.api_url: must be an http or https URL"),
     ('["Newark,US"]', "{file: cities.txt}", f"{CITIES_AT}.cities.file: must be a path that ends in"),
     ('["Newark,US"]', "{fil: cities.csv}", f"{CITIES_AT}.cities.fil: unknown key; did you mean `file`"),

@@ -328,6 +328,13 @@ def test_dangling_link_in_a_pipeline_is_named(tmp_path: Path, name: str) -> None
         inventory(tmp_path, "prices")
 
 
+def test_schema_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    new_pipeline(tmp_path, "prices")
+    (tmp_path / "pipelines" / "prices" / "schema.sql").write_text("\ufeff-- version 1\nselect 1;\n")
+    versions = inventory(tmp_path, "prices").pipeline("prices").schema_versions
+    assert [version.sql for version in versions] == ["select 1;"]
+
+
 def test_variables_and_secrets_of_a_pipeline_are_in_separate_files(tmp_path: Path) -> None:
     new_pipeline(tmp_path, "prices", "postgres")
     wanted = inventory(tmp_path, "prices")
