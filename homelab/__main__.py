@@ -1,7 +1,6 @@
 """The command `homelab`, and `python -m homelab`."""
 
 import os
-import signal
 
 _INTERRUPTED = 130
 
@@ -13,7 +12,12 @@ def _quit(*_: object) -> None:
 
 def main() -> None:
     """Run the command line. Ctrl-C ends it also while its modules are imported, without a traceback."""
-    signal.signal(signal.SIGINT, _quit)
+    try:
+        import signal  # imports enum, which takes some milliseconds
+
+        signal.signal(signal.SIGINT, _quit)
+    except KeyboardInterrupt:
+        _quit()
     from homelab.cli import main as run
 
     run()
