@@ -163,7 +163,6 @@ def exclude(
     from homelab.commands.pipeline_exclude import exclude as exclude_period
     from homelab.commands.pipeline_rows import RowPeriod
 
-    _require_period(first, until)
     if not reason.strip():
         raise InputError("Cannot exclude: --reason is empty", "", "See `homelab pipeline exclude --help`.")
     session = settings.session()
@@ -175,6 +174,7 @@ def exclude(
                 "Cities are the weather's.",
                 "See `homelab pipeline exclude --help`.",
             )
+        _require_period(first, until)
         rows = RowPeriod(key=key, first=first, until=until)
         _exclude_rows(session, chosen.name, rows, reason, yes, as_json)
         return
@@ -184,6 +184,7 @@ def exclude(
         raise InputError(
             "Cannot exclude: name either --city or --all-cities", "", "See `homelab pipeline exclude --help`."
         )
+    _require_period(first, until)
     period = Period(city=city, first=first, until=until)
     outcome = exclude_period(session, period, reason, lambda question: confirm(question, yes))
     if outcome is None:

@@ -1,4 +1,4 @@
-"""Standard input, which may be closed: `homelab … <&-`."""
+"""Standard input, which may be closed, as a shell does with `<&-`."""
 
 from __future__ import annotations
 
