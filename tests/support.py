@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import grp
 import os
 import pwd
@@ -9,9 +10,10 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from homelab.host import Result, batch_script
 from homelab.inventory import load
@@ -178,3 +180,27 @@ class FixedSecretStore(FixedSecrets):
 def observability(**services: object) -> dict[str, dict[str, Any]]:
     """Return the containers of an overlay that adds the container of monitoring with these services."""
     return {"observability": {"vmid": 170, "ip": ".70", "cores": 1, "memory": 1024, "services": services}}
+
+
+class _Capabilities(ctypes.Structure):
+    _fields_: ClassVar = [
+        ("effective", ctypes.c_uint32),
+        ("permitted", ctypes.c_uint32),
+        ("inherited", ctypes.c_uint32),
+    ]
+
+
+@contextmanager
+def respecting_modes() -> Iterator[None]:
+    """Make the modes of files count for this thread, also if it is root's."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (_Capabilities * 2)()  # version 3; this thread
+    assert libc.capget(header, sets) == 0
+    before = sets[0].effective
+    sets[0].effective &= ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+    assert libc.capset(header, sets) == 0
+    try:
+        yield
+    finally:
+        sets[0].effective = before
+        assert libc.capset(header, sets) == 0

@@ -5,10 +5,11 @@ Each verb imports its command at the call, so that `homelab --help` is quick.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType, TracebackType
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -47,7 +48,7 @@ from homelab.cli.global_options import (
 )
 from homelab.cli.hints import typed
 from homelab.cli.results import echo, print_error
-from homelab.errors import BAD_INPUT, FAILED, INTERRUPTED, HomelabError
+from homelab.errors import BAD_INPUT, FAILED, INTERRUPTED, HomelabError, InputError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -151,19 +152,58 @@ def main() -> None:
     signal.signal(signal.SIGINT, _interrupt)
     sys.excepthook = _report_bug
     try:
+        _run()
+    except KeyboardInterrupt:  # while the commands are built, or the end is reported
+        _interrupted("Interrupted.")
+
+
+def _run() -> None:
+    try:
         typer.main.get_command(app)()  # a Typer called itself would install its own excepthook
     except HomelabError as error:
         _report(error, (type(error), error, error.__traceback__))
         sys.exit(_exit_code(error.exit_code))
+    except OSError as error:
+        shown = _stray_error(error)
+        _discard_output()
+        _report(shown, (type(error), error, error.__traceback__))
+        sys.exit(_exit_code(shown.exit_code))
     except SystemExit as end:
         if not _interrupts:
             sys.exit(_exit_code(end.code) if isinstance(end.code, int) else end.code)
-        settings.stop_progress()
         # Typer turns an unhandled KeyboardInterrupt into an exit without a message. At a question, before any work,
         # it prints "Aborted.".
-        if not isinstance(end.__context__, typer.Abort):
-            echo("Interrupted. Run the same command again: it continues from here.", err=True)
-        sys.exit(INTERRUPTED)
+        asked = isinstance(end.__context__, typer.Abort)
+        _interrupted("" if asked else "Interrupted. Run the same command again: it continues from here.")
+
+
+def _interrupted(text: str) -> NoReturn:
+    settings.stop_progress()
+    if text:
+        echo(text, err=True)
+    sys.exit(INTERRUPTED)
+
+
+def _stray_error(error: OSError) -> HomelabError:
+    """Return the report of an obstacle that no command expects, such as a full disk or a deleted folder."""
+    try:
+        os.getcwd()
+    except OSError:
+        return InputError("Cannot continue: the current folder was deleted", "", "Change to another folder.")
+    place = f": {error.filename}" if error.filename else ""
+    return HomelabError(
+        f"Cannot continue: {error.strerror or type(error).__name__}{place}",
+        "",
+        "Run the command again with `--verbose` to see where it stopped.",
+    )
+
+
+def _discard_output() -> None:
+    """Discard what standard output does not accept: Python would report it a second time at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _exit_code(code: int) -> int:

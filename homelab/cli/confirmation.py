@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import typer
 
+from homelab.cli import standard_input
 from homelab.cli.results import echo
 from homelab.errors import InputError
 
@@ -15,7 +16,7 @@ def confirm(question: str, yes: bool) -> bool:
     """Ask for confirmation; return True without asking if `yes`. Raises InputError without a terminal."""
     if yes:
         return True
-    if not sys.stdin.isatty():
+    if not standard_input.is_terminal():
         raise InputError(
             "Cannot ask for confirmation: standard input is not a terminal",
             f"The question was: {question}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -77,6 +77,8 @@ def backfill(
     from homelab.pipeline_contract import EXIT
     from homelab.runtime.backfills import BackfillOptions, backfill_api
 
+    if first and until:
+        _require_period(first, until)
     name, file = _pipeline_and_file(words or [])
     session = settings.session()
     chosen = session.inventory.chosen_pipeline(name)
@@ -106,6 +108,17 @@ def backfill(
     print_result(outcome, as_json, lambda: echo(outcome))
     if outcome.quarantined or outcome.failed:
         raise typer.Exit(EXIT.partial)
+
+
+def _require_period(first: datetime, until: datetime) -> None:
+    """Raise InputError if --to is not after --from; a time without an offset is in UTC."""
+    start, end = (each if each.tzinfo else each.replace(tzinfo=UTC) for each in (first, until))
+    if end <= start:
+        raise InputError(
+            "Cannot use this period: --to is not after --from",
+            f"It begins at {start.isoformat()} and ends at {end.isoformat()}, exclusive.",
+            "Correct one of them.",
+        )
 
 
 def _pipeline_and_file(words: list[str]) -> tuple[str | None, Path | None]:
@@ -161,6 +174,7 @@ def exclude(
                 "Cities are the weather's.",
                 "See `homelab pipeline exclude --help`.",
             )
+        _require_period(first, until)
         rows = RowPeriod(key=key, first=first, until=until)
         _exclude_rows(session, chosen.name, rows, reason, yes, as_json)
         return
@@ -170,6 +184,7 @@ def exclude(
         raise InputError(
             "Cannot exclude: name either --city or --all-cities", "", "See `homelab pipeline exclude --help`."
         )
+    _require_period(first, until)
     period = Period(city=city, first=first, until=until)
     outcome = exclude_period(session, period, reason, lambda question: confirm(question, yes))
     if outcome is None:

@@ -7,10 +7,10 @@ import inspect
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -162,6 +162,23 @@ def apply_global_options(
     settings.quiet |= quiet
 
 
+def _refuse_empty(parameters: Sequence[inspect.Parameter], values: Mapping[str, Any]) -> None:
+    """Raise InputError for an empty text where a missing one has a meaning: a script's variable was not set."""
+    for each in parameters:
+        value = values[each.name]
+        if each.default is None and (value == "" or (isinstance(value, list) and "" in value)):
+            raise InputError(f"Cannot use {_typed_name(each)}: it is empty", "", "Name a value, or omit it.")
+
+
+def _typed_name(parameter: inspect.Parameter) -> str:
+    """Return the name of a parameter in the help text: `--storage`, `PIPELINE`."""
+    info = get_args(parameter.annotation)[1]
+    if isinstance(info, typer.models.ArgumentInfo):
+        return (info.metavar or parameter.name).upper()
+    names = [name for name in info.param_decls or () if name.startswith("--")]
+    return names[0] if names else f"--{parameter.name.replace('_', '-')}"
+
+
 def add_verb(app: typer.Typer, function: Callable[..., None], name: str | None = None, **context: Any) -> None:
     """Add a verb that also understands the global options behind its name; `context` are click's context settings."""
     signature = inspect.signature(function, eval_str=True)
@@ -171,6 +188,7 @@ def add_verb(app: typer.Typer, function: Callable[..., None], name: str | None =
     @functools.wraps(function)
     def verb(**values: Any) -> None:
         apply_global_options(**{each.name: values.pop(each.name) for each in shared})
+        _refuse_empty(own, values)
         if settings.json and "as_json" not in values:
             raise InputError("Cannot print JSON: this command has no JSON output", "", "Omit `--json`.")
         if "as_json" in values:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from homelab.cli import standard_input
 from homelab.cli.global_options import Interval, Json, add_verb, settings
 from homelab.cli.results import echo, print_json
 from homelab.errors import INTERRUPTED, InputError
@@ -74,7 +75,7 @@ def tmux(
     """
     from homelab.commands.tmux import open_session
 
-    if not detached and not sys.stdin.isatty():
+    if not detached and not standard_input.is_terminal():
         raise InputError(
             "Cannot show a tmux session: standard input is not a terminal", "", "Run `homelab tmux --detached`."
         )

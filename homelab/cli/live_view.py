@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from homelab.cli import standard_input
 from homelab.errors import HomelabError
 from homelab.runtime.concurrency import start
 from homelab.runtime.interactive import default_interrupt
@@ -71,7 +72,7 @@ class LiveView(Generic[Report]):
 @contextmanager
 def _single_keys() -> Iterator[Callable[[float], str]]:
     """Set the terminal to pass on each key without echo; yield a function that waits for a key, "" without one."""
-    if not sys.stdin.isatty():
+    if not standard_input.is_terminal():
         yield _no_key
         return
     import termios

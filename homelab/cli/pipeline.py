@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from homelab.cli import corrections, pipeline_folders
+from homelab.cli import corrections, pipeline_folders, standard_input
 from homelab.cli.confirmation import confirm
 from homelab.cli.corrections import TIME_FORMATS
 from homelab.cli.global_options import Json, PipelineArgument, PipelineOption, Yes, add_verb, settings
@@ -87,10 +87,10 @@ def run_shell(run: Callable[[str], Rows], as_json: bool) -> None:
     from homelab.runtime.sql_shell import SqlShell, history_file
 
     shell = SqlShell(run, print_json if as_json else show_rows, echo)
-    if sys.stdin.isatty():
+    if standard_input.is_terminal():
         shell.interact(history_file())
     else:
-        shell.run_all(sys.stdin)
+        shell.run_all(standard_input.lines())
 
 
 class Format(StrEnum):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from homelab.cli import completion
+from homelab.cli import completion, standard_input
 from homelab.cli.confirmation import confirm
 from homelab.cli.global_options import Json, Yes, add_verb, settings
 from homelab.cli.results import echo, print_result
@@ -52,12 +51,17 @@ def set_(
 
     Example:  homelab secret set airflow-admin
     """
+    from homelab.commands.secret import check_name
     from homelab.commands.secret import set_ as run
 
+    check_name(name)
     session = settings.session()
     replacing = name in session.secrets.names()
     if replacing and not confirm(f"Secret {name} exists. Replace it?", yes):
         raise typer.Exit(1)
-    terminal = sys.stdin.isatty()
-    run(session, name, typer.prompt(name, hide_input=True, confirmation_prompt=True) if terminal else sys.stdin.read())
+    if standard_input.is_terminal():
+        value = typer.prompt(name, hide_input=True, confirmation_prompt=True)
+    else:
+        value = "".join(standard_input.lines())
+    run(session, name, value)
     echo(f"{name} is stored")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from homelab.cli import standard_input
 from homelab.cli.confirmation import confirm
 from homelab.cli.global_options import Container, Yes, add_verb, settings
 from homelab.cli.results import echo
@@ -37,7 +37,7 @@ def host(
     """
     from homelab.commands.trust_host import trust_host as run
 
-    ask = (lambda question: str(typer.prompt(question, err=True))) if sys.stdin.isatty() else None
+    ask = (lambda question: str(typer.prompt(question, err=True))) if standard_input.is_terminal() else None
     pin = run(settings.session(), name, fingerprint, ask=ask)
     echo(f"{name}: {pin.fingerprint} is trusted from now on")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from homelab import __version__
 from homelab.errors import InputError
+from homelab.local_files import write_new
 from homelab.model import Inventory
 from homelab.pipelines.installed import of_user
 from homelab.render import render
@@ -44,7 +46,7 @@ def write_workflow(inventory: Inventory, workflow: Workflow) -> Path:
     root = _repository(inventory.path.parent)
     name, template = _FILES[workflow.forge]
     path = root / name
-    if path.exists():
+    if os.path.lexists(path):
         raise InputError(
             f"Cannot write {path}: it already exists",
             "homelab does not overwrite a workflow.",
@@ -60,8 +62,7 @@ def write_workflow(inventory: Inventory, workflow: Workflow) -> Path:
         inventory=inventory.path.relative_to(root),
         pipelines=[each.name for each in of_user(inventory.pipelines) if each.has_dbt],
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.rstrip() + b"\n")
+    write_new({path: text.rstrip() + b"\n"}, f"write {path}")
     return path
 
 

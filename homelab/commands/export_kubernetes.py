@@ -16,11 +16,12 @@ from homelab.kubernetes.database import CERTIFICATE
 from homelab.kubernetes.export_files import export_files
 from homelab.kubernetes.stack_export import stack_export
 from homelab.kubernetes.workloads import SECRETS, Export
+from homelab.model.urls import PORT
 from homelab.private_files import read_mapping
 from homelab.runtime.session import Session
 
 _RECORD = ".homelab-export.json"  # the files of the last export, with their hashes
-_REGISTRY = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]([a-z0-9._-]*[a-z0-9])?)*")
+_REGISTRY = re.compile(rf"[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:{PORT})?(/[a-z0-9]([a-z0-9._-]*[a-z0-9])?)*")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from shutil import copytree, ignore_patterns
 
 from homelab.errors import InputError
+from homelab.local_files import files_below, write_new
 from homelab.model.inventory import WEATHER
 from homelab.pipelines.weather import BUILT_IN
 
@@ -25,9 +26,9 @@ def copy_pipeline(folder: Path, name: str) -> Path:
             f"`homelab pipeline new {name}` writes an example.",
         )
     target = folder / FOLDER / name
-    if target.exists():
-        raise InputError(
-            f"Cannot copy the pipeline {name}: {target} already exists", "", "Move this folder away, then copy again."
-        )
-    copytree(BUILT_IN, target, ignore=ignore_patterns(*_LEFT_OUT))
+    action = f"copy the pipeline {name}"
+    if os.path.lexists(target):
+        raise InputError(f"Cannot {action}: {target} already exists", "", "Move this folder away, then copy again.")
+    files = files_below(BUILT_IN, ignored=_LEFT_OUT.__contains__)
+    write_new({target / path.relative_to(BUILT_IN): path.read_bytes() for path in files}, action)
     return target

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from homelab.errors import InputError
 from homelab.inventory.pipelines_section import name_error
+from homelab.local_files import write_new
 from homelab.render import render
 
 FOLDER = "pipelines"
@@ -35,11 +37,14 @@ def new_pipeline(folder: Path, name: str, source: str = "csv") -> list[Path]:
     if error := name_error(name, {}):
         raise InputError(f"Cannot create pipeline {name}: {error}", "", "Choose a name such as prices.")
     root = folder / FOLDER / name
-    if root.exists():
-        raise InputError(f"Cannot create pipeline {name}: {root} already exists", "", "Choose another name.")
+    action = f"create pipeline {name}"
+    if os.path.lexists(root):
+        raise InputError(f"Cannot {action}: {root} already exists", "", "Choose another name.")
+    values = {"name": name, "source": source}
     files = {**_FILES, **_OF_ORIGIN[source]}
-    texts = {root / path.format(name=name): template.format(source=source) for path, template in files.items()}
-    for path, template in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(render(f"new/pipeline/{template}", name=name, source=source))
+    texts = {
+        root / path.format(**values): render(f"new/pipeline/{template.format(**values)}", **values)
+        for path, template in files.items()
+    }
+    write_new(texts, action)
     return list(texts)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from homelab.errors import InputError
+from homelab.local_files import write_new
 from homelab.render import render
 from homelab.services.registry import FOLDER, Registry
 
@@ -28,18 +30,16 @@ def new_service(folder: Path, name: str) -> list[Path]:
             "It begins with a letter, and has at most 31 characters.",
             "Choose a name such as file_share.",
         )
+    action = f"create service {name}"
     if name in _ACCOUNTS or name in Registry(folder).names():
-        raise InputError(f"Cannot create service {name}: the name is taken", "", "`homelab services` lists all names.")
+        raise InputError(f"Cannot {action}: the name is taken", "", "`homelab services` lists all names.")
     values = {"name": name, "class_name": "".join(word.capitalize() for word in name.split("_"))}
     texts = {
         folder / FOLDER / f"{name}.py": "new/service.py.j2",
         folder / FOLDER / "templates" / f"{name}.service.j2": "new/service.unit.j2",
         folder / "tests" / f"test_{name}.py": "new/test_service.py.j2",
     }
-    for path in texts:
-        if path.exists():
-            raise InputError(f"Cannot create service {name}: {path} already exists", "", "Choose another name.")
-    for path, template in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(render(template, **values))
+    if taken := next((path for path in texts if os.path.lexists(path)), None):
+        raise InputError(f"Cannot {action}: {taken} already exists", "", "Choose another name.")
+    write_new({path: render(template, **values) for path, template in texts.items()}, action)
     return list(texts)

@@ -11,6 +11,7 @@ from homelab.distributions import DISTRIBUTIONS
 from homelab.inventory.errors import did_you_mean
 from homelab.inventory.network_section import Bridge, Mtu, VlanTag
 from homelab.inventory.section import Section
+from homelab.inventory.value_types import NO_HOME
 from homelab.model import Network
 from homelab.model.options import Option, Size
 
@@ -149,7 +150,11 @@ def _keys_of(section: Section, item: str, index: int) -> Iterator[str]:
 
 
 def _lines_of(section: Section, name: str, index: int) -> list[str]:
-    path = section.resolve(name, "ssh_keys")
+    try:
+        path = section.resolve(name, "ssh_keys")
+    except RuntimeError:
+        section.problem(f"cannot use {name}: {NO_HOME}", "ssh_keys", index)
+        return []
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:

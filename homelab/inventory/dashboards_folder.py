@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from homelab.errors import InputError
 from homelab.host import UNREADABLE
 from homelab.inventory import yaml_source
 from homelab.inventory.errors import Place, Problems, did_you_mean
 from homelab.inventory.yaml_source import Document, KeyPath
+from homelab.local_files import files_below
 from homelab.model import Pipeline
 from homelab.model.dashboards import (
     FOLDER,
@@ -65,8 +67,6 @@ class _Folder:
 
     def read(self) -> tuple[DashboardAsset, ...]:
         """Return the datasets, charts, and dashboards, in this order; none if a file has a problem."""
-        if not self._root.is_dir():
-            return ()
         before = len(self.problems.found)
         files = [file for path in self._paths() if (file := self._file(path))]
         found = {kind: {str(file.content["uuid"]): file for file in files if file.kind == kind} for kind in KINDS}
@@ -87,9 +87,14 @@ class _Folder:
     def _paths(self) -> Iterator[Path]:
         folders = [f"{kind}s" for kind in KINDS]
         allowed = ", ".join(f"{each}/" for each in folders)
-        for path in sorted(self._root.rglob("*")):
+        try:
+            files = list(files_below(self._root, self.pipeline.folder, lambda name: name.startswith(".")))
+        except InputError as error:
+            self.problems.add(Place(self._root, 1), (), f"{error.brief}. {error.details}")
+            return
+        for path in files:
             parts = path.relative_to(self._root).parts
-            if path.is_dir() or parts[0] in _IGNORED or any(part.startswith(".") for part in parts):
+            if parts[0] in _IGNORED:
                 continue
             if len(parts) > 1 and parts[0] in folders and path.suffix in (".yaml", ".yml"):
                 yield path
@@ -106,9 +111,6 @@ class _Folder:
             cause = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             self.problems.add(Place(path, 1), (), f"cannot be read: {cause}")
             return None
-        if not path.resolve().is_relative_to(self.pipeline.folder.resolve()):
-            self.problems.add(Place(path, 1), (), f"leads out of {self.pipeline.folder}: replace the link with a copy")
-            return None
         document = yaml_source.parse(path, text, self.problems)
         if len(self.problems.found) > before:
             return None
@@ -120,7 +122,10 @@ class _Folder:
         if len(self.problems.found) > before:
             return None
         try:
-            return replace(file, content=canonical(kind, document.data))
+            content = canonical(kind, document.data)
+            if kind == "dashboard":
+                _references(content)
+            return replace(file, content=content)
         except UNREADABLE as error:
             self.problems.add(
                 Place(path, 1), (), f"is not a {kind} as Superset exports it ({type(error).__name__}: {error})"
@@ -133,6 +138,8 @@ class _Folder:
         for key in _KEYS[file.kind]:
             if content.get(key) in (None, "", {}):
                 self._problem(file, (), f"{key} is missing")
+            elif key not in _MAPPINGS[file.kind] and isinstance(content[key], dict | list):
+                self._problem(file, (key,), "must be text")
         for key in _MAPPINGS[file.kind]:
             if not isinstance(content.get(key), dict | None):
                 self._problem(file, (key,), "must be a mapping")
@@ -178,16 +185,25 @@ class _Folder:
                 )
 
     def _check_dashboard(self, file: _File, found: Mapping[Kind, Mapping[str, _File]]) -> None:
-        for key, chart in chart_uuids(file.content["position"]).items():
+        charts, datasets = _references(file.content)
+        for key, chart in charts.items():
             if chart not in found["chart"]:
                 self._problem(file, ("position", key, "meta", "uuid"), "no chart in charts/ has this uuid")
-        for dataset in filter_datasets(file.content.get("metadata") or {}):
+        for dataset in datasets:
             if dataset not in found["dataset"]:
                 keys = ("metadata", "native_filter_configuration")
                 self._problem(file, keys, f"no dataset in datasets/ has the uuid {dataset}")
 
     def _problem(self, file: _File, keys: KeyPath, text: str) -> None:
         self.problems.add(file.document.place(keys), keys, text)
+
+
+def _references(dashboard: Mapping[str, Any]) -> tuple[Mapping[str, str], Sequence[str]]:
+    """Return the uuids of a dashboard's charts, by their places, and those of its filters' datasets.
+
+    Raises one of UNREADABLE for content of another form.
+    """
+    return chart_uuids(dashboard["position"]), filter_datasets(dashboard.get("metadata") or {})
 
 
 def _example(file: _File) -> str:

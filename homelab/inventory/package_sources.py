@@ -15,8 +15,9 @@ from homelab.inventory.schema_rules import together
 from homelab.inventory.section import Section
 from homelab.model import PackageSources, Repository
 from homelab.model.options import KeyNames, Option
+from homelab.model.urls import SERVER
 
-_URL = r"https?://[^\s@/?#]+(/[^\s@?#]*)?"  # without a password: every user of the containers could read it
+_URL = rf"https?://{SERVER}(/[^\s@?#]*)?"  # without a password: every user of the containers could read it
 _SUITE = r"[A-Za-z0-9./][A-Za-z0-9._+/-]*"
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\s]+?-----END CERTIFICATE-----")
 _FLAT = {  # the rule of JSON Schema: a flat repository has no components, any other has some

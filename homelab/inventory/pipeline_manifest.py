@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,11 @@ _SCRIPT = Option(
 )
 _TASK = Option(pattern=r"[\w.-]{1,250}", expected="a task's id")
 _COMMAND = r"[a-z][a-z0-9_]{0,30}"
-_VARIABLE = r"(?!(PG|DBT_|READS_|LAKE_|CLICKHOUSE_|PIPELINE|PYTHON|LD_)|(PATH|HOME|ENV|IFS)$)[A-Z][A-Z0-9_]{0,60}"
+_VARIABLE = (
+    "(?!(PG|DBT_|READS_|LAKE_|CLICKHOUSE_|S3_|DUCKDB_|OPENWEATHER_|WEATHER_|PIPELINE|HOMELAB_|PYTHON|LD_)"
+    "|(NATS|KAFKA)_(URL|USER|PASSWORD|CA_FILE|LIMIT)$|(PATH|HOME|ENV|IFS)$)[A-Z][A-Z0-9_]{0,60}"
+)
+_FOLDERS = ("scripts", "dbt", "dags")
 _PINNED = re.compile(r"^duckdb==([^\s\\;]+)", re.MULTILINE)
 
 
@@ -138,6 +143,11 @@ def read_manifest(parent: Section, name: str, folder: Path, duckdb: str, lake: L
         return None
     if name == WEATHER and folder != bundled_path("pipelines/weather") and (folder / "schema.sql").exists():
         _problem_at(section, folder / "schema.sql", 1, "homelab makes the tables of `raw`: remove this file")
+    for part in _FOLDERS:
+        _check_folder(section, folder / part)
+    _check_file(section, folder / "dbt" / "dbt_project.yml")
+    if len(parent.problems.found) > before:
+        return None
     lock = _requirements(section, folder, duckdb)
     pipeline = Pipeline(
         name=name,
@@ -164,6 +174,26 @@ def read_manifest(parent: Section, name: str, folder: Path, duckdb: str, lake: L
     )
     _check(section, pipeline)
     return Manifest(pipeline, found.reads, section) if len(parent.problems.found) == before else None
+
+
+def _check_folder(section: Section, path: Path) -> None:
+    """Record a problem of a folder that exists but cannot be read: its files would count as missing."""
+    if not os.path.lexists(path):
+        return
+    try:
+        os.listdir(path)
+        os.stat(path / "x")  # which needs a permission of its own
+    except FileNotFoundError:
+        if path.is_symlink() and not path.exists():
+            _problem_at(section, path, 1, "is a link that leads to nothing")
+    except OSError as error:
+        _problem_at(section, path, 1, f"cannot be read: {error.strerror}")
+
+
+def _check_file(section: Section, path: Path) -> None:
+    """Record a problem of something that exists in the place of an optional file, and is none."""
+    if os.path.lexists(path) and not path.is_file():
+        _problem_at(section, path, 1, "is a link that leads to nothing" if path.is_symlink() else "must be a file")
 
 
 def _check(section: Section, pipeline: Pipeline) -> None:
@@ -225,12 +255,16 @@ def _requirements(section: Section, folder: Path, duckdb: str) -> bytes | None:
 def _lock_error(folder: Path, lock: bytes | None) -> str:
     """Return the reason why a deploy cannot use the lock, or "". `homelab pipeline lock` has to work nevertheless."""
     wanted = folder / "requirements.in"
-    if not wanted.is_file():
+    if not os.path.lexists(wanted):
         return ""
+    try:
+        packages = wanted.read_bytes()
+    except OSError as error:
+        return f"requirements.in cannot be read: {error.strerror}"
     if lock is None:
         return "requirements.in is not locked"
     first = lock.decode().partition("\n")[0] + "\n"
-    if first.startswith(LOCKED_BY) and first != lock_header(wanted.read_bytes()):
+    if first.startswith(LOCKED_BY) and first != lock_header(packages):
         return "requirements.in was changed after it was locked"
     return ""
 
@@ -238,10 +272,10 @@ def _lock_error(folder: Path, lock: bytes | None) -> str:
 def _text(section: Section, path: Path) -> str | None:
     """Return the text of an optional file; None if it is missing or a problem was recorded."""
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, FileNotFoundError) and not path.is_symlink():
+            return None
         cause = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         _problem_at(section, path, 1, f"cannot be read: {cause}")
         return None

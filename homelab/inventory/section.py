@@ -31,7 +31,10 @@ class Section:
         return self.data.get(key) is not None
 
     def resolve(self, path: str | Path, *keys: str | int) -> Path:
-        """Return a path relative to the file that has the value at `keys` below this mapping."""
+        """Return a path relative to the file that has the value at `keys` below this mapping.
+
+        Raises RuntimeError for `~USER` without such a user.
+        """
         return (self.document.place((*self.keys, *keys)).file.parent / Path(path).expanduser()).absolute()
 
     def below(self, *path: str | int) -> Section:

@@ -14,6 +14,7 @@ from homelab.inventory.yaml_source import KeyPath
 from homelab.model.options import Duration, Option, Quantity, SecretName, Size
 
 INVALID: Any = object()  # the result of reading an invalid value
+NO_HOME = "no user of this machine has this home folder"
 _SHOWN = 60  # characters of a value in an error
 
 
@@ -185,7 +186,13 @@ class FilePath(Text):
 
     def read(self, value: Any, section: Section, at: KeyPath) -> Any:
         text = super().read(value, section, at)
-        return text if text is INVALID else section.resolve(text, *at)
+        if text is INVALID:
+            return INVALID
+        try:
+            return section.resolve(text, *at)
+        except RuntimeError:
+            section.problem(f"cannot use {text}: {NO_HOME}", *at)
+            return INVALID
 
     def default(self, value: Any, section: Section, at: KeyPath) -> Any:
         return value if value is None else section.resolve(value, *at)

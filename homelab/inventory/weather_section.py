@@ -15,6 +15,7 @@ from homelab.inventory.value_types import anchored
 from homelab.model import City, Weather
 from homelab.model.lake import CLICKHOUSE, LAKE, Lake, RetentionSection
 from homelab.model.options import Duration, Option
+from homelab.model.urls import HTTP_URL
 from homelab.model.weather_settings import ON_DATA, STREAM, Freshness, Stream, timezone_error
 from homelab.paths import bundled_path
 
@@ -104,10 +105,9 @@ class WeatherSection(RetentionSection):
     build_rows: Annotated[
         int | None, Option("With `on_data`: new rows that start a build; default 1.", low=1, high=1_000_000)
     ] = None
-    api_url: Annotated[
-        str,
-        Option("URL of OpenWeather's API.", pattern=r"https?://[^\s/?#]+(/[^\s?#]*)?", expected="an http or https URL"),
-    ] = "https://api.openweathermap.org"
+    api_url: Annotated[str, Option("URL of OpenWeather's API.", pattern=HTTP_URL, expected="an http or https URL")] = (
+        "https://api.openweathermap.org"
+    )
     api_key_file: Annotated[Path, Option("File with the key of OpenWeather's API, mode 0600.")] = Path(
         ".homelab/openweather-api-key"
     )

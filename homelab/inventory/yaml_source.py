@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +17,9 @@ from homelab.inventory.errors import Place, Problems
 
 KeyPath = tuple[str | int, ...]
 _DEEPEST = 20  # levels of nesting
+_MOST_REPEATED = 100_000  # values that aliases may repeat
 _FAST_NESTING = 2000  # levels of nesting that are safe with libyaml
+_YAML = "tag:yaml.org,2002:"
 _MERGE = "<<"  # a key that adds the keys of other mappings
 EXISTING = "!existing"  # tag of a mapping in an overlay: skipped if the inventory does not have its key
 
@@ -54,9 +58,9 @@ for _tag, _pattern, _first in (
     ("int", r"[-+]?[0-9]{1,18}", list("-+0123456789")),
     ("float", r"[-+]?[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?", list("-+0123456789")),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
+    _Loader.add_implicit_resolver(f"{_YAML}{_tag}", re.compile(f"(?:{_pattern})$"), _first)
 for _loader in (_Loader, _FastLoader):
-    _loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
+    _loader.add_constructor(f"{_YAML}int", lambda _, node: int(node.value))
 
 
 def parse(path: Path, text: str, problems: Problems) -> Document:
@@ -65,7 +69,7 @@ def parse(path: Path, text: str, problems: Problems) -> Document:
     try:
         loader, root = _compose(text)
         if root is not None:
-            document.data = _Builder(loader, document, problems, path).value(root, ())
+            document.data = _Builder(loader, document, problems, path, len(text) + _MOST_REPEATED).value(root, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problems.add(Place(path, mark.line + 1 if mark else 1), (), f"not valid YAML: {_explain(error)}")
@@ -106,12 +110,14 @@ class _Builder:
     document: Document
     problems: Problems
     path: Path
+    most: int  # values; those of a text without aliases are fewer than its characters
+    values: Iterator[int] = field(default_factory=itertools.count)
 
     def value(self, node: yaml.Node, keys: KeyPath) -> Any:
         """Convert a node and record its place."""
-        self.document.places.setdefault(keys, self._place(node))
-        if self.document.broken:
+        if self.document.broken or self._is_too_large(keys):
             return None
+        self.document.places.setdefault(keys, self._place(node))
         if len(keys) > _DEEPEST:
             self._nested_too_deeply(keys)
             return None
@@ -121,7 +127,19 @@ class _Builder:
             return self._mapping(node, keys)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*keys, index)) for index, item in enumerate(node.value)]
-        return self.loader.construct_object(node)
+        return self._scalar(node)
+
+    def _scalar(self, node: yaml.Node) -> Any:
+        """Convert a scalar. Raises ConstructorError if its tag does not fit, and for infinite numbers."""
+        try:
+            value = self.loader.construct_object(node)
+        except (ValueError, KeyError, AttributeError):  # which PyYAML's constructors raise
+            value = node
+        if isinstance(value, str | int | None) or (isinstance(value, float) and math.isfinite(value)):
+            return value
+        raise yaml.constructor.ConstructorError(
+            None, None, f"this value cannot be read as {node.tag.replace(_YAML, '!!')}", node.start_mark
+        )
 
     def _mapping(self, node: yaml.MappingNode, keys: KeyPath) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -133,7 +151,9 @@ class _Builder:
 
     def _pairs(self, node: yaml.MappingNode, keys: KeyPath, depth: int) -> list[tuple[yaml.ScalarNode, yaml.Node]]:
         """Return the keys and values, those of merge keys included: explicit keys win, then earlier mappings."""
-        if self.document.broken or len(keys) + depth > _DEEPEST:
+        if self.document.broken or self._is_too_large(keys):
+            return []
+        if len(keys) + depth > _DEEPEST:
             self._nested_too_deeply(keys)
             return []
         found: dict[str, tuple[yaml.ScalarNode, yaml.Node]] = {}
@@ -168,11 +188,18 @@ class _Builder:
     def _place(self, node: yaml.Node) -> Place:
         return Place(self.path, node.start_mark.line + 1)
 
+    def _is_too_large(self, keys: KeyPath) -> bool:
+        """Count a value; record a problem if aliases repeat too many."""
+        too_large = next(self.values) > self.most
+        if too_large:
+            self._break(keys, f"aliases repeat more than {_MOST_REPEATED:,} values")
+        return too_large
+
     def _nested_too_deeply(self, keys: KeyPath) -> None:
-        if not self.document.broken:
-            self.problems.add(
-                self.document.places[keys], keys[:2], "nested too deeply, or an alias that contains itself"
-            )
+        self._break(keys, "nested too deeply, or an alias that contains itself")
+
+    def _break(self, keys: KeyPath, text: str) -> None:
+        self.problems.add(self.document.place(keys[:2]), keys[:2], text)
         self.document.broken = True
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from homelab.errors import InputError
 from homelab.kubernetes.database import CA_MOUNT, CA_VOLUME, object_name
 from homelab.kubernetes.workloads import Claim, Image, Mount, Process, Resources, Retries, Volume, Workload
+from homelab.local_files import read_within
 from homelab.model import Inventory, Pipeline, ServiceContext
 from homelab.model.stages import ANALYTICS, BUILD, CHECK, FETCH, stage_of
 from homelab.paths import bundled_path
@@ -28,7 +29,6 @@ from homelab.pipelines.weather import cities_path
 from homelab.render import render
 from homelab.services.lab_certificates import CA_FILE
 from homelab.steps import Tree
-from homelab.steps.trees import read_within
 
 API_KEY = "OPENWEATHER_API_KEY"  # the key in the Secret; its value is in a file of the user
 PYTHON = "docker.io/library/python:3.12-slim-bookworm"

@@ -236,9 +236,9 @@ class Inventory:
 
     def chosen_pipeline(self, name: str | None) -> Pipeline:
         """Return a pipeline; without a name the only one, or the weather. Raises InputError for a missing one."""
-        if name is None and len(self.pipelines) == 1:
-            return self.pipelines[0]
-        return self.pipeline(name or WEATHER)
+        if name is not None:
+            return self.pipeline(name)
+        return self.pipelines[0] if len(self.pipelines) == 1 else self.pipeline(WEATHER)
 
     def database_grants(self) -> Iterator[tuple[Container, DatabaseGrant]]:
         """Yield the database grants of all services and pipelines with their containers, in inventory order.

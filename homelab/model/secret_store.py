@@ -58,13 +58,18 @@ class SecretStore(Protocol):
         """Return the lab's CA, or None if there is none yet. Raises InputError if it is damaged."""
 
 
+def is_reserved(name: str) -> bool:
+    """Return True for the name of a secret that homelab generates."""
+    return _OWN_SECRETS.match(name) is not None
+
+
 def user_secrets(store: SecretStore, names: Iterable[SecretName]) -> Mapping[str, Secret]:
     """Return secrets that the user has set, by name. Raises InputError for missing ones, and for homelab's own.
 
     Without the latter, a pipeline of others could hand out the passwords of the databases to every DAG.
     """
     names = list(names)
-    if own := [name for name in names if _OWN_SECRETS.match(name)]:
+    if own := [name for name in names if is_reserved(name)]:
         raise InputError(
             f"Cannot use the {'secrets' if len(own) > 1 else 'secret'} {', '.join(own)}: reserved for homelab",
             "\n".join(f"  {name.place}: {{secret: {name}}}" for name in own),

@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from homelab.errors import InputError
+from homelab.host import UNREADABLE
+from homelab.local_files import files_below, read_within
 from homelab.steps import Tree
+from homelab.steps.trees import is_left_over
 
 _KINDS = {"models": (".sql", ".py"), "seeds": (".csv",), "snapshots": (".sql",)}
 _CONFIG = re.compile(r"\{\{\s*config\((.*?)\)\s*\}\}", re.DOTALL)
 _SETTING = re.compile(r"\b(schema|alias|enabled|materialized)\s*=\s*(?:'([^']*)'|\"([^\"]*)\"|(\w+))")
 _SNAPSHOT = re.compile(r"\{%-?\s*snapshot\s+(\w+)\s*-?%\}")
 _HEADER = "# Written by homelab from the dbt projects of the pipelines that `reads` in pipeline.yaml names.\n"
+_PROJECT = "dbt_project.yml"
 MAIN = "main"
 
 
@@ -36,20 +40,20 @@ def project_files(project: Path, reads: Mapping[str, Path], within: Path | None 
     """Return the files of a dbt project, with the sources of the pipelines that it reads. Raises InputError."""
     files = dict(Tree.of("", project, within=within).files)
     if reads:
-        folder = _paths(_project(project), "models")[0]
+        folder = _paths(project, _load(project / _PROJECT), "models")[0]
         files[f"{folder}/published_sources.yml"] = _sources(reads)
     return files
 
 
 def published_tables(project: Path) -> Sequence[Table]:
     """Return the tables of a project's schema `main`, by name. Raises InputError for a file that is no YAML."""
-    settings = _project(project)
+    settings = _load(project / _PROJECT)
     found = dict[str, Table]()
     for kind, suffixes in _KINDS.items():
-        defaults = (settings.get(kind) or {}, str(settings.get("name")))
-        for path in _paths(settings, kind):
+        defaults = (_mapping(project / _PROJECT, settings, kind), str(settings.get("name")))
+        for path in _paths(project, settings, kind):
             described = _described(project / path, kind)
-            for file in sorted((project / path).rglob("*")):
+            for file in files_below(project / path, ignored=is_left_over):
                 if file.suffix in suffixes:
                     parts = file.relative_to(project / path).parts[:-1]
                     for table in _tables(file, kind, described, _folder_config(*defaults, parts)):
@@ -84,7 +88,7 @@ def _tables(
     file: Path, kind: str, described: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Any]
 ) -> Iterator[Table]:
     """Yield the published table of a file; a file of snapshots may have several."""
-    text = "" if kind == "seeds" else file.read_text(encoding="utf-8", errors="replace")
+    text = "" if kind == "seeds" else read_within(file, None).decode(errors="replace")
     inline = _inline_config(text)
     for name in _SNAPSHOT.findall(text) if kind == "snapshots" else [file.stem]:
         properties = described.get(name, {})
@@ -122,31 +126,55 @@ def _folder_config(config: Mapping[str, Any], project: str, parts: Sequence[str]
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key.removeprefix("+"): value for key, value in config.items() if not isinstance(value, dict)}
+    return {str(key).removeprefix("+"): value for key, value in config.items() if not isinstance(value, dict)}
 
 
 def _described(folder: Path, kind: str) -> Mapping[str, Mapping[str, Any]]:
     """Return the properties of models, seeds or snapshots by name."""
-    files = [*folder.rglob("*.yml"), *folder.rglob("*.yaml")]
-    return {str(each["name"]): each for file in files for each in _load(file).get(kind) or [] if "name" in each}
+    files = [file for file in files_below(folder, ignored=is_left_over) if file.suffix in (".yml", ".yaml")]
+    found = {}
+    for file in files:
+        for each in _mappings(file, _load(file), kind):
+            _mapping(file, each, "config")
+            _mappings(file, each, "columns")
+            if "name" in each:
+                found[str(each["name"])] = each
+    return found
 
 
-def _project(project: Path) -> Mapping[str, Any]:
-    return _load(project / "dbt_project.yml")
+def _paths(project: Path, settings: Mapping[str, Any], kind: str) -> Sequence[str]:
+    key = f"{kind.removesuffix('s')}-paths"
+    paths = settings.get(key) or [kind]
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise _unusable(project / _PROJECT, f"`{key}` must be a list of paths")
+    return paths
 
 
-def _paths(settings: Mapping[str, Any], kind: str) -> list[str]:
-    return list(settings.get(f"{kind.removesuffix('s')}-paths") or [kind])
+def _mapping(file: Path, settings: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = settings.get(key) or {}
+    if not isinstance(found, dict):
+        raise _unusable(file, f"`{key}` must be a mapping")
+    return found
+
+
+def _mappings(file: Path, settings: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
+    found = settings.get(key) or []
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise _unusable(file, f"`{key}` must be a list of mappings")
+    return found
 
 
 def _load(file: Path) -> Mapping[str, Any]:
     import yaml
 
+    content = read_within(file, None)
     try:
         # The parser in C is ten times as fast, and each command reads these files.
-        found = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(file.read_text(encoding="utf-8")).get_single_data()
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(
-            f"Cannot read the tables of a dbt project: {file} is not valid YAML", str(error), "Correct the file."
-        ) from None
+        found = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(content.decode()).get_single_data()
+    except (yaml.YAMLError, RecursionError, *UNREADABLE) as error:  # those of PyYAML's constructors, such as for a date
+        raise _unusable(file, "not valid YAML", str(error)) from None
     return found if isinstance(found, dict) else {}
+
+
+def _unusable(file: Path, cause: str, details: str = "") -> InputError:
+    return InputError(f"Cannot read the tables of a dbt project: {file}: {cause}", details, "Correct the file.")

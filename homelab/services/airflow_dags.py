@@ -12,12 +12,12 @@ from pathlib import Path
 from shlex import quote
 
 from homelab.host import argv
+from homelab.local_files import files_below, read_within
 from homelab.model import Pipeline, Step
 from homelab.pipelines.dag import generated_dag
 from homelab.render import render
 from homelab.sandbox import Sandbox
 from homelab.steps import Directory, File, Tree
-from homelab.steps.trees import read_within
 
 ROOT = "/opt/airflow/bundles"
 USER = "user"
@@ -86,20 +86,17 @@ def folder(bundle: str) -> str:
 
 
 def files_of(source: Path, within: Path | None = None) -> Mapping[str, bytes]:
-    """Return the files of a folder of the user, without compiled and hidden ones. Raises as `read_within` does."""
-    found = {path.relative_to(source): path for path in sorted(source.rglob("*")) if path.is_file()}
-    return {str(name): read_within(path, within) for name, path in found.items() if _is_copied(name)}
+    """Return the files of a folder of the user, without compiled and hidden ones. Raises as `files_below` does."""
+    files = files_below(source, within, _is_left_out)
+    return {str(path.relative_to(source)): read_within(path, within) for path in files}
 
 
 def files_of_pipeline(pipeline: Pipeline) -> Mapping[str, bytes]:
-    """Return the DAGs of a pipeline, or the one that homelab generates. Raises as `read_within` does."""
+    """Return the DAGs of a pipeline, or the one that homelab generates. Raises as `files_below` does."""
     if pipeline.has_dags:
         return files_of(pipeline.folder / "dags", pipeline.folder)
     return {f"{pipeline.name}.py": generated_dag(pipeline)}
 
 
-def _is_copied(name: Path) -> bool:
-    return not any(
-        part == _IGNORED or (part.startswith(".") and part not in _HIDDEN) or part.endswith(".pyc")
-        for part in name.parts
-    )
+def _is_left_out(name: str) -> bool:
+    return name == _IGNORED or (name.startswith(".") and name not in _HIDDEN) or name.endswith(".pyc")

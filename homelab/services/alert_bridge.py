@@ -28,6 +28,7 @@ from homelab.model import (
 )
 from homelab.model.alert_receivers import BRIDGE
 from homelab.model.stages import ANALYTICS, INGESTION
+from homelab.model.urls import SERVER
 from homelab.paths import bundled_path
 from homelab.render import render
 from homelab.services.late_limits import late_limits, stream_limits
@@ -178,9 +179,9 @@ def _receivers(alerts: Alerts, values: Mapping[str, Secret]) -> Iterator[Mapping
             "password": mail.password and revealed(mail.password),
         }
     if alerts.slack:
-        yield {"kind": "slack", "url": revealed(alerts.slack.webhook)}
+        yield {"kind": "slack", "url": _http_url("slack", revealed(alerts.slack.webhook))}
     if alerts.webhook:
-        yield {"kind": "webhook", "url": revealed(alerts.webhook)}
+        yield {"kind": "webhook", "url": _http_url("webhook", revealed(alerts.webhook))}
     for number, url in enumerate(map(revealed, alerts.urls), 1):
         if _SECOND_URL.search(url):
             raise InputError(
@@ -189,6 +190,20 @@ def _receivers(alerts: Alerts, values: Mapping[str, Secret]) -> Iterator[Mapping
                 "Write each one as an item of `alerts: urls:`; write a comma that belongs to a URL as %2C.",
             )
         yield {"kind": "apprise", "url": url}
+
+
+def _http_url(receiver: str, url: str) -> str:
+    """Return the URL of a receiver. Raises InputError, which does not quote it, if its host or port cannot be used.
+
+    A value that is no URL at all is reported when a message is sent.
+    """
+    if "://" in url and not re.fullmatch(rf"https?://([^\s@/?#]*@)?{SERVER}([/?]\S*)?", url):
+        raise InputError(
+            f"Cannot send alerts to {receiver}: its URL cannot be used",
+            "It begins with https:// or http://, and has a host and at most the port 65535.",
+            "Correct it: in the inventory, or with `homelab secret set NAME`.",
+        )
+    return url
 
 
 def _is_watcher(context: ServiceContext) -> bool:

@@ -46,7 +46,7 @@ class WebGateway(DaemonService):
         str | None,
         Option(
             "Domain of the names of the web UIs, such as airflow.home.example; by default, each has a port.",
-            pattern=rf"({_LABEL}\.)+{_LABEL}",
+            pattern=rf"({_LABEL}\.)+(?![0-9]+$){_LABEL}",
             expected="a domain of your own in lower case, such as home.example",
             examples=("home.example",),
         ),

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from homelab.errors import InputError
+from homelab.local_files import read_within
 from homelab.model import ServiceContext, Step
 from homelab.model.web_uis import published_url
 from homelab.paths import bundled_path
@@ -18,7 +19,6 @@ from homelab.services.lab_certificates import CA_FILE
 from homelab.services.monitoring import SETTINGS, Daemon
 from homelab.services.password_stamp import Stamp, password_stamp
 from homelab.steps import File
-from homelab.steps.trees import read_within
 
 DATABASE, ROLE = "metabase_metadata", "metabase"
 ADMIN = "metabase-admin"  # the secret with the password

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
-from homelab.errors import InputError
 from homelab.host import Result, argv
+from homelab.local_files import files_below, read_within
 from homelab.model import ManagedResource, Pending, Step
 from homelab.steps import remote_paths
 from homelab.steps.batching import Script, ScriptStep
@@ -19,25 +19,6 @@ from homelab.steps.files import difference_reason, keep_foreign, kept_files
 
 _HASHES = "find . -type f -printf '%P\\0' | xargs -0r sha256sum"
 _IGNORED = {"__pycache__", "target", "logs", "dbt_packages", ".user.yml", ".keep"}
-
-
-def read_within(path: Path, folder: Path | None) -> bytes:
-    """Return the content of a file. Raises InputError if it cannot be read, or is a link that leads out of the folder.
-
-    Everyone in the container can read a tree: a link in a folder of others would give away a secret of this machine.
-    """
-    if folder and not path.resolve().is_relative_to(folder.resolve()):
-        raise InputError(
-            f"Cannot install {path}: it leads out of {folder}",
-            f"It is {path.resolve()}.",
-            "Replace the link with a copy of the file.",
-        )
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"Cannot read {path}: {error.strerror}", "", "Correct its permissions, or remove it from the folder."
-        ) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,16 +35,12 @@ class Tree(ScriptStep):
     part: str = ""
 
     @classmethod
-    def of(cls, path: str, source: Path, pattern: str = "**/*", within: Path | None = None) -> Tree:
+    def of(cls, path: str, source: Path, within: Path | None = None) -> Tree:
         """Return the tree of a local folder, without files that editors, Python and dbt leave there.
 
-        Raises InputError as `read_within` does, for a folder in `within`.
+        Raises InputError as `files_below` and `read_within` do, for a folder in `within`.
         """
-        files = sorted(
-            p
-            for p in source.glob(pattern)
-            if p.is_file() and not _IGNORED & set(p.relative_to(source).parts) and p.suffix != ".pyc"
-        )
+        files = files_below(source, within, is_left_over)
         return cls(path, {str(p.relative_to(source)): read_within(p, within) for p in files})
 
     @property
@@ -144,6 +121,11 @@ class Tree(ScriptStep):
                 entry.mode = 0o644
                 archive.addfile(entry, io.BytesIO(content))
         return buffer.getvalue()
+
+
+def is_left_over(name: str) -> bool:
+    """Return True for the name of a file or a folder that editors, Python or dbt leave in a folder."""
+    return name in _IGNORED or name.endswith(".pyc")
 
 
 def tree_hash_command(path: str) -> str:

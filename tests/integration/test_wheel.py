@@ -69,5 +69,5 @@ def test_metadata_of_the_wheel(unpacked: Path) -> None:
         "[console_scripts]",
         "homelab",
         "=",
-        "homelab.cli:main",
+        "homelab.__main__:main",
     ]

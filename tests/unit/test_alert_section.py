@@ -169,6 +169,32 @@ def test_wrong_value_is_an_error_that_shows_no_secret(tmp_path: Path, change: di
     assert "hunter2" not in found
 
 
+@pytest.mark.parametrize("receiver", ["slack", "webhook"])
+@pytest.mark.parametrize(
+    ("url", "is_usable"),
+    [
+        ("https://hooks.slack.com/services/hunter2", True),
+        ("http://[fd00::1]:9000?key=hunter2", True),
+        ("http://[::1/hunter2", False),
+        ("http://x:99999/hunter2", False),
+        ("http://x:abc/hunter2", False),
+    ],
+)
+def test_url_of_a_receiver_is_checked_and_not_quoted(tmp_path: Path, receiver: str, url: str, is_usable: bool) -> None:
+    named = {"secret": "hook"}
+    wanted = inventory(tmp_path, {receiver: {"webhook": named} if receiver == "slack" else named})
+    container = wanted.container_with("analytics")
+    store = FileSecretStore(tmp_path / "state")
+    store.set("hook", url)
+    context = ServiceContext(inventory=wanted, container=container, secret_store=store, host_keys={})
+    if is_usable:
+        assert container.services["alert_bridge"].steps(context)
+        return
+    with pytest.raises(InputError, match=f"Cannot send alerts to {receiver}: its URL cannot be used") as caught:
+        container.services["alert_bridge"].steps(context)
+    assert "hunter2" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("url", "is_one"),
     [

@@ -30,7 +30,7 @@ LAYERS = [
     {"pipelines"},
     {"sandbox"},
     {"plan", "steps", "render", "secrets", "known_hosts", "code_approvals", "pipeline_contract"},
-    {"progress", "paths", "private_files"},
+    {"progress", "paths", "private_files", "local_files"},
     {"model"},
     {"distributions", "roles", "certificates"},
     {"host", "terminal", "shortening"},

@@ -415,6 +415,7 @@ def test_unsupported_inventory_is_an_error(tmp_path: Path, overlay: dict[str, An
         (lambda folder: (folder.mkdir(), (folder / "notes").touch()), "", "files that no export wrote"),
         (lambda folder: (folder.mkdir(), (folder / ".homelab-export.json").write_text("{")), "", "damaged"),
         (lambda folder: None, "https://registry.home.arpa", "no prefix of an image"),
+        (lambda folder: None, "x:99999", "no prefix of an image"),
     ],
 )
 def test_bad_folder_or_registry_is_an_error(tmp_path: Path, make: Any, registry: str, message: str) -> None:

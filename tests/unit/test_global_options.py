@@ -117,6 +117,41 @@ def test_without_a_terminal_the_error_repeats_the_command_with_yes(
     ]
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["pipeline", "run", ""], "PIPELINE"),
+        (["pipeline", "rebuild", ""], "PIPELINE"),
+        (["pipeline", "move", "", "--to", "lake"], "PIPELINE"),
+        (["query", "--pipeline", "", "select 1"], "--pipeline"),
+        (["query", "-p", "", "select 1"], "--pipeline"),
+        (["query", ""], "SQL"),
+        (["restore", "postgres-data", ""], "VOLUME"),
+        (["restore", "postgres-data", "--storage", ""], "--storage"),
+        (["backup", "--storage", ""], "--storage"),
+        (["up", "--limit", ""], "--limit"),
+        (
+            ["pipeline", "exclude", "--city", "", "--from", "2026-01-01", "--to", "2026-01-02", "--reason", "x"],
+            "--city",
+        ),
+        (["pipeline", "backfill", "--city", "", "--from", "2026-01-01"], "--city"),
+    ],
+)
+def test_empty_name_is_not_a_missing_one(inventory: Path, words: list[str], name: str) -> None:
+    error = CliRunner().invoke(app, ["-i", str(inventory), *words]).exception
+    assert isinstance(error, InputError)
+    assert (error.brief, error.exit_code) == (f"Cannot use {name}: it is empty", 2)
+
+
+@pytest.mark.parametrize("verb", [["backfill"], ["exclude", "--all-cities", "--reason", "x"]])
+@pytest.mark.parametrize("last", ["2026-01-01", "2026-01-02"])
+def test_period_that_ends_before_its_begin_is_refused(inventory: Path, verb: list[str], last: str) -> None:
+    words = ["-i", str(inventory), "pipeline", *verb, "--from", "2026-01-02", "--to", last]
+    error = CliRunner().invoke(app, words).exception
+    assert isinstance(error, InputError)
+    assert error.brief == "Cannot use this period: --to is not after --from"
+
+
 def commands(group: typer.main.TyperGroup, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:  # type: ignore[name-defined]
     for name, command in group.commands.items():
         if hasattr(command, "commands"):

@@ -270,6 +270,10 @@ PROBLEMS = [
     ('["Newark,US"]', "[x]\n    schedule: '*/90 * * * *'", f"{BELOW_CITIES}.schedule: cron's minute has the"),
     ('["Newark,US"]', "[x]\n    schedule: '@hurly'", f"{BELOW_CITIES}.schedule: unknown preset '@hurly'; d"),
     ('["Newark,US"]', "[x]\n    units: kelvin", f"{BELOW_CITIES}.units: must be one of 'standard', 'metric'"),
+    *(
+        ('["Newark,US"]', f"[x]\n    api_url: '{url}'", f"{BELOW_CITIES}.api_url: must be an http or https URL")
+        for url in ("http://[::1", "http://x:99999", "http://x:abc", "http://x:0")
+    ),
     ('["Newark,US"]', "[x]\n    api_url: ftp://x", f"{BELOW_CITIES}.api_url: must be an http or https URL"),
     ('["Newark,US"]', "{file: cities.txt}", f"{CITIES_AT}.cities.file: must be a path that ends in"),
     ('["Newark,US"]', "{fil: cities.csv}", f"{CITIES_AT}.cities.fil: unknown key; did you mean `file`"),
@@ -338,6 +342,12 @@ def test_values_replaced_by_an_overlay_have_no_problems(tmp_path: Path) -> None:
     ]
 
 
+# Eight levels, each with ten aliases of the one before.
+BOMB = "x-a0: &a0 {{}}\n" + "".join(
+    f"x-a{level}: &a{level} {{open}}{', '.join([f'{{item}}a{level - 1}'] * 10)}{{close}}\n" for level in range(1, 9)
+)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -351,6 +361,18 @@ def test_values_replaced_by_an_overlay_have_no_problems(tmp_path: Path) -> None:
         ("lab: !!python/object:os.system x\n", "inventory.yaml:1: not valid YAML"),
         ("lab: \x00\n", "inventory.yaml:1: not valid YAML: unacceptable character"),
         ("lab: " + "[" * 1000, "inventory.yaml:1: nested too deeply"),
+        *(
+            (f"x-a: {value}\n", f"inventory.yaml:1: not valid YAML: this value cannot be read as {value.split()[0]}")
+            for value in ("!!int foo", "!!float foo", "!!bool foo", "!!timestamp foo", "!!timestamp 2026-01-01")
+        ),
+        ("x-a: !!float .inf\n", "inventory.yaml:1: not valid YAML: this value cannot be read as !!float"),
+        ("x-a:\n- 1.0e999\n", "inventory.yaml:2: not valid YAML: this value cannot be read as !!float"),
+        ("x-a: !!binary foo\n", "inventory.yaml:1: not valid YAML: "),
+        (
+            BOMB.format(open="[", close="]", item="*"),
+            "inventory.yaml:5: x-a5[3]: aliases repeat more than 100,000 values",
+        ),
+        (BOMB.format(open="{<<: [", close="]}", item="*"), "inventory.yaml:6: x-a5: aliases repeat"),
         ("a: &x [*x]\n", "inventory.yaml:1: a[0]: nested too deeply, or an alias that contains itself"),
     ],
 )
@@ -406,6 +428,27 @@ def test_merge_keys_add_the_keys_of_other_mappings(tmp_path: Path) -> None:
 def test_each_problem_with_merge_keys(tmp_path: Path, old: str, new: str, expected: str) -> None:
     (found,) = problems(tmp_path, MERGED + BASE.replace(old, new, 1))
     assert found.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        ("    cities: ", "    path: ~nouser/weather\n    cities: ", "pipelines.weather.path"),
+        ("  host: pve.lan\n", "  host: pve.lan\n  ca_file: ~nouser/ca.pem\n", "proxmox.ca_file"),
+        ("network:\n", "defaults: {ssh_keys: [~nouser/key.pub]}\nnetwork:\n", "defaults.ssh_keys[0]"),
+    ],
+)
+def test_path_below_the_home_of_no_user(tmp_path: Path, old: str, new: str, place: str) -> None:
+    assert old in BASE
+    (found,) = problems(tmp_path, BASE.replace(old, new, 1))
+    assert re.fullmatch(rf"inventory\.yaml:\d+: {re.escape(place)}: cannot use ~nouser/\S+: no user of .*", found)
+
+
+def test_aliases_that_repeat_little_are_no_problem(tmp_path: Path) -> None:
+    rows = "".join(f"- {{a: {number}}}\n" for number in range(200_000))
+    found = Problems()
+    document = yaml_source.parse(tmp_path, f"first:\n{rows}x: [&b [1], *b]\n", found)
+    assert (len(document.data["first"]), document.data["x"], found.found) == (200_000, [[1], [1]], [])
 
 
 def test_both_yaml_parsers_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

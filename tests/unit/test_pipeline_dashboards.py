@@ -111,6 +111,12 @@ def changed(name: str, **values: Any) -> dict[str, Any]:
             changed("datasets/prices_daily.yaml", database_uuid=CHART),
             f"database_uuid: must be {connection_uuid('prices')}, the connection of prices; omit it",
         ),
+        (changed("charts/average.yaml", dataset_uuid=[1]), "charts/average.yaml:3: dataset_uuid: must be text"),
+        (changed("charts/average.yaml", dataset_uuid={"a": 1}), "charts/average.yaml:3: dataset_uuid: must be text"),
+        (
+            changed("dashboards/prices.yaml", metadata={"native_filter_configuration": [{"targets": [5]}]}),
+            "dashboards/prices.yaml:1: is not a dashboard as Superset exports it",
+        ),
         (changed("datasets/prices_daily.yaml", columns=["day"]), "columns: must be a list of mappings"),
         (
             changed("dashboards/prices.yaml", position={"CHART-1": {"type": "CHART", "meta": {"uuid": DATASET}}}),

@@ -109,8 +109,41 @@ def test_only_tables_that_dbt_builds_in_the_main_schema_are_published(tmp_path: 
 
 def test_project_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "dbt_project.yml").write_text("name: [")
-    with pytest.raises(InputError, match=r"dbt_project\.yml is not valid YAML"):
+    with pytest.raises(InputError, match=r"dbt_project\.yml: not valid YAML"):
         published_tables(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "error"),
+    [
+        ("models/a.yml", "models: [5]", "models/a.yml: `models` must be a list of mappings"),
+        ("models/a.yml", "models: {a: 1}", "models/a.yml: `models` must be a list of mappings"),
+        ("models/a.yml", "models: [{name: a, columns: [5]}]", "models/a.yml: `columns` must be a list of mappings"),
+        ("models/a.yml", "models: [{name: a, config: 5}]", "models/a.yml: `config` must be a mapping"),
+        ("models/a.yml", "models: !!int foo", "models/a.yml: not valid YAML"),
+        ("models/a.yml", "day: 2026-13-45", "models/a.yml: not valid YAML"),
+        ("models/a.yml", "a: \udcff", "models/a.yml: not valid YAML"),
+        ("dbt_project.yml", "model-paths: 5", "dbt_project.yml: `model-paths` must be a list of paths"),
+        ("dbt_project.yml", "model-paths: [5]", "dbt_project.yml: `model-paths` must be a list of paths"),
+        ("dbt_project.yml", "models: [5]", "dbt_project.yml: `models` must be a mapping"),
+        ("models/a.sql/b.txt", "", ""),
+        ("models/z.yml/b.yml", "models: [{name: a}]", ""),
+        ("dbt_project.yml", "models: {5: {6: 7}, 8: 9}", ""),
+    ],
+)
+def test_yaml_of_another_form_is_named(tmp_path: Path, file: str, text: str, error: str) -> None:
+    for name, content in {"dbt_project.yml": "name: p", "models/a.sql": "select 1", file: text}.items():
+        path = tmp_path / name
+        if file.startswith(f"{name}/"):
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode(errors="surrogateescape"))
+    if error:
+        with pytest.raises(InputError) as caught:
+            published_tables(tmp_path)
+        assert error in caught.value.brief
+    else:
+        assert [table.name for table in published_tables(tmp_path)] in (["a"], [])
 
 
 def test_reader_can_open_the_published_file_and_not_list_the_folder(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,16 +17,20 @@ from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.inventory import load
 from homelab.model import DatabaseGrant, Duration, Inventory, ServiceContext, Size, Step
+from homelab.model.object_storage import ObjectStorage
 from homelab.model.pipelines import SchemaVersion, lock_header
 from homelab.model.secret_store import user_secrets
 from homelab.paths import bundled_path
+from homelab.pipelines.broker_contract import broker_variables, publisher_variables
+from homelab.pipelines.clickhouse_login import clickhouse_variables
+from homelab.pipelines.container_steps import secret_variables
 from homelab.pipelines.layout import Layout
 from homelab.pipelines.schema_step import SchemaVersions
 from homelab.runtime.convergence import steps_of
 from homelab.secrets import FileSecretStore
 from homelab.services.postgres import hba
 from homelab.steps import File, Tree
-from tests.support import FixedSecretStore, LocalHost
+from tests.support import FixedSecretStore, LocalHost, respecting_modes
 from tests.unit.test_dag import load as load_dag
 
 KEYS = {"analytics-platform": "ssh-ed25519 AAAAHost"}
@@ -123,6 +129,7 @@ def test_name_that_a_pipeline_cannot_have_is_refused(tmp_path: Path, name: str, 
         ("pipeline.yaml", "limits: {memory: 2}", "pipeline.yaml:1: limits.memory: must be"),
         ("pipeline.yaml", "environment: {PGHOST: x}", "environment.PGHOST: a variable has capital letters"),
         ("pipeline.yaml", "environment: {PATH: x}", "environment.PATH: a variable has capital letters"),
+        ("pipeline.yaml", "environment: {S3_SECRET_ACCESS_KEY: x}", "environment.S3_SECRET_ACCESS_KEY: a variable has"),
         ("pipeline.yaml", 'environment: {URL: "a\\nb"}', "pipeline.yaml:1: environment.URL: must"),
         ("pipeline.yaml", "corrections: {table: a, key: [], time: t}", "corrections.key: needs a column"),
         ("pipeline.yaml", "corrections: {table: A, key: [k], time: t}", "corrections.table: must be a name with"),
@@ -275,6 +282,62 @@ def test_link_out_of_a_pipelines_folder_is_refused(tmp_path: Path, folder: str, 
     (root / folder / "far.py").symlink_to(tmp_path / "key")
     with pytest.raises(InputError, match=r"Cannot install .*/far\.py: it leads out of .*/prices"):
         steps(inventory(tmp_path, "prices"), service)
+
+
+def own_variables() -> set[str]:
+    """All variables that homelab sets for the commands of pipelines, read from the templates and the functions."""
+    templates = ["pipelines/pipeline.env.j2", "pipelines/weather.env.j2", "pipelines/secrets.env.j2"]
+    texts = [bundled_path(f"templates/{each}").read_text() for each in (*templates, "postgres/client_tls.env.j2")]
+    found = {name for text in texts for name in re.findall(r"^([A-Z][A-Z0-9_]*)(?==|\{)", text, re.MULTILINE)}
+    functions = [secret_variables, clickhouse_variables, publisher_variables, ObjectStorage.variables.fget]
+    found |= {name for each in functions for name in re.findall(r'"([A-Z][A-Z0-9_]*)":', inspect.getsource(each))}
+    of_broker = re.findall(r'"([A-Z_]+)":', inspect.getsource(broker_variables))
+    return found | {f"{broker}_{name}" for broker in ("NATS", "KAFKA") for name in of_broker}
+
+
+def test_environment_cannot_replace_a_variable_of_homelab(tmp_path: Path) -> None:
+    names = sorted(own_variables())
+    some = {"PGPASSWORD", "S3_ENDPOINT", "DUCKDB_EXTENSIONS", "OPENWEATHER_API_KEY", "CLICKHOUSE_DBT", "KAFKA_PASSWORD"}
+    assert some | {"WEATHER_TO", "LAKE_SCHEMA", "NATS_URL", "DBT_PGUSER", "READS_"} <= set(names)
+    new_pipeline(tmp_path, "prices")
+    manifest = tmp_path / "pipelines" / "prices" / "pipeline.yaml"
+    free = {"API_KEY": "x", "KAFKA_TOPIC": "x", "WEATHERPROOF": "x", "S3": "x"}
+    manifest.write_text(json.dumps({"environment": dict.fromkeys(names, "x") | free}))
+    refused = [line.split(": ")[1].removeprefix("environment.") for line in problems(tmp_path, "prices")]
+    assert sorted(refused) == names
+
+
+@pytest.mark.parametrize("part", ["scripts", "dbt", "dags"])
+@pytest.mark.parametrize("mode", [0o000, 0o400, 0o100])
+def test_folder_of_a_pipeline_that_cannot_be_read_is_named(tmp_path: Path, part: str, mode: int) -> None:
+    """It would count as missing, and the deploy would remove its files."""
+    new_pipeline(tmp_path, "prices")
+    folder = tmp_path / "pipelines" / "prices" / part
+    folder.mkdir(exist_ok=True)
+    folder.chmod(mode)
+    try:
+        with respecting_modes(), pytest.raises(InputError, match=rf"/{part}:1: .*cannot be read: Permission denied"):
+            inventory(tmp_path, "prices")
+    finally:
+        folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("name", ["scripts", "dbt", "dags", "schema.sql", "requirements.txt", "dbt/dbt_project.yml"])
+def test_dangling_link_in_a_pipeline_is_named(tmp_path: Path, name: str) -> None:
+    new_pipeline(tmp_path, "prices")
+    path = tmp_path / "pipelines" / "prices" / name
+    if path.exists():
+        path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / "missing")
+    with pytest.raises(InputError, match=rf"/{name}:1: .*(leads to nothing|cannot be read)"):
+        inventory(tmp_path, "prices")
+
+
+def test_schema_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    new_pipeline(tmp_path, "prices")
+    (tmp_path / "pipelines" / "prices" / "schema.sql").write_text("\ufeff-- version 1\nselect 1;\n")
+    versions = inventory(tmp_path, "prices").pipeline("prices").schema_versions
+    assert [version.sql for version in versions] == ["select 1;"]
 
 
 def test_variables_and_secrets_of_a_pipeline_are_in_separate_files(tmp_path: Path) -> None:

@@ -208,7 +208,9 @@ def test_name_of_a_web_ui_that_is_the_name_of_a_container_is_refused(
         load([first.path, tmp_path / "overlay.yaml", tmp_path / "same.yaml"])
 
 
-@pytest.mark.parametrize("domain", ["home", "Home.example", "home.example.", "*.example", "https://home.example", ""])
+@pytest.mark.parametrize(
+    "domain", ["home", "Home.example", "home.example.", "*.example", "https://home.example", "127.0.0.1", ""]
+)
 def test_invalid_domain_is_refused(tmp_path: Path, domain: str) -> None:
     with pytest.raises(InputError, match=r"must be a domain of your own in lower case, such as home\.example"):
         inventory(tmp_path, f"{{gateway: {{domain: '{domain}'}}}}")
