@@ -173,6 +173,32 @@ def test_unreachable_storage_leaves_the_rows_and_the_build_is_published(full: St
     assert full.build(**settings(full))["month_archived"] == months(OLD)[0]
 
 
+def test_no_month_moves_until_the_clock_has_been_steady_for_a_week(full: Stack) -> None:
+    before = raw(full)
+    with administrator(full) as connection:
+        (rows, checksum) = connection.execute("select * from upkeep.month_checksum(%s)", (OLD[0].date(),)).fetchall()[0]
+    for seen, steady_since, moved in (
+        ("0 days", "-6 days", None),
+        ("-2 months", "-10 years", None),  # the clock has jumped, and nothing has noticed it yet
+        ("2 hours", "-10 years", None),
+        ("0 days", "-8 days", months(OLD)[0]),
+    ):
+        with administrator(full) as connection:
+            connection.execute(
+                "update upkeep.clock set seen = now() + %s::interval, steady_since = now() + %s::interval",
+                (seen, steady_since),
+            )
+        if moved is None:
+            with (
+                full.server.connect(full.database, "analytics", "analytics") as connection,
+                pytest.raises(psycopg.Error, match="is not due to be archived"),
+            ):
+                connection.execute("select upkeep.archive(%s, 'x', %s, %s)", (OLD[0].date(), rows, checksum))
+        report = full.build(**settings(full))
+        assert (report.get("month_archived"), report.get("archive_problem")) == (moved, None)
+        assert (raw(full) == before) == (moved is None)
+
+
 def test_only_due_months_with_the_same_rows_can_be_removed(full: Stack) -> None:
     cases = (
         (RECENT[0], 30, "is not due to be archived"),
