@@ -31,6 +31,10 @@ select id, city, ingested_at, units, revision, inserted_xid, data from raw.weath
 """
 
 
+# Known and unknown windows, which are read by SQL of PostgreSQL and of DuckDB.
+RAIN = ({"1h": 0.5}, {"24h": 6.0}, {}, None, {"3h": None}, "{}", [], {"3h": 1.0, "24h": 6.0}, 5)
+
+
 def month_ago(months: int) -> datetime:
     """Return the first day of a month before this one."""
     first = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -56,7 +60,7 @@ def full(stack: Stack) -> Stack:
             )
         for number, month in enumerate((*OLD, *RECENT, month_ago(0))):
             for hour in range(30):
-                document = answer(at("2026-03-10 00:00") + (number * 100 + hour) * 3600, rain={"1h": 0.5})
+                document = answer(at("2026-03-10 00:00") + (number * 100 + hour) * 3600, rain=RAIN[hour % len(RAIN)])
                 text = odd_json.dumped(odd_json.mutate(chance, document, chance.choice((0, 0, 2))))
                 try:
                     connection.execute(
