@@ -3,7 +3,8 @@
 --
 -- Guarantees for readers of raw.weather_observations (dbt's landing is one):
 --   * Grain: one revision of one observation: city, data ->> 'dt', revision. The ingestion stores revision 0 once, as it
---     was first received; `backfill --replace` appends the next revision. The newest revision counts.
+--     was first received; `backfill --replace` appends the next revision. The newest revision counts. The numbers have
+--     gaps: that of an observation from before a dropped month starts above all numbers that were given before.
 --   * Rows are only appended; with a retention, whole months are dropped and named in raw.dropped_months. With an archive,
 --     whole months move to object storage and are named in raw.archived_months, too.
 --   * `inserted_xid` is the transaction that wrote the row. It orders rows independently of every clock: all rows below

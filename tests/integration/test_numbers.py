@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -435,6 +436,81 @@ def test_deleted_rows_disappear_and_dropped_months_stay(stack: Stack) -> None:
         )
     assert stack.build()["months_landed_again"] == [f"{month:%Y-%m}"]
     assert [city for city, _, _ in days_of(stack)] == ["again", "dropped", "kept"]
+
+
+def replace(stack: Stack, city: str, time: int, temperature: float) -> tuple[int, int, int]:
+    """Replace an observation with `backfill --replace`; return the numbers of stored, replaced and unchanged ones."""
+    file = stack.data / "corrected.jsonl"
+    data = answer(time, main={"temp": temperature})
+    file.write_text(json.dumps({"city": city, "units": "imperial", "data": data}))
+    found = json.loads(stack.script("backfill_file.py", "--replace", str(file)).stdout.splitlines()[-1])
+    return found["stored"], found["replaced"], found["unchanged"]
+
+
+def test_observation_of_a_dropped_month_is_replaced_and_excluded(stack: Stack) -> None:
+    months = [datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)]
+    for _ in range(2):
+        months.insert(0, (months[0] - timedelta(days=1)).replace(day=1))
+    time = int(months[0].timestamp()) + HOUR
+    with administrator(stack) as connection:
+        for month, following in pairwise(months):
+            connection.execute(
+                f"create table raw.{month:m_%Y_%m} partition of raw.weather_observations "
+                f"for values from ('{month:%Y-%m-%d} 00:00+00') to ('{following:%Y-%m-%d} 00:00+00')".encode()
+            )
+        for revision in range(3):
+            data = answer(time, main={"temp": 40.0 + revision})
+            insert(connection, "A", data, revision=revision, ingested_at=months[0] + timedelta(hours=2))
+
+    def drop(month: datetime) -> None:
+        with administrator(stack) as connection:
+            connection.execute(f"drop table raw.{month:m_%Y_%m}".encode())
+            connection.execute("insert into raw.dropped_months (month) values (%s)", (month.date(),))
+
+    def mart(*options: str) -> list[tuple[float, int]]:
+        stack.build(*options)
+        found = stack.query("select temperature_mean_f as mean, observations as n from weather_daily order by all")
+        return [(row["mean"], row["n"]) for row in found]
+
+    assert mart() == [(42, 1)]
+    drop(months[0])
+    assert replace(stack, "A", time, 50.0) == (1, 0, 0)
+    assert replace(stack, "A", time, 51.0) == (0, 1, 0)
+    assert replace(stack, "A", time, 51.0) == (0, 0, 1)
+    with administrator(stack) as connection:  # as if they had been replaced a month ago
+        connection.execute(
+            "update raw.weather_observations set ingested_at = %s + id * interval '1 second'", (months[1],)
+        )
+    assert mart() == [(51, 1)]
+    drop(months[1])
+    assert mart() == [(51, 1)]
+    assert replace(stack, "A", time, 60.0) == (1, 0, 0)
+    assert mart() == [(60, 1)]
+    assert mart("--full-refresh") == [(60, 1)]
+    # A later observation begins with 0, as always.
+    later = int(months[2].timestamp()) + 3 * 24 * HOUR
+    if later < datetime.now(UTC).timestamp():
+        assert replace(stack, "A", later, 30.0) == (1, 0, 0)
+        with administrator(stack) as connection:
+            assert connection.execute(
+                "select revision from raw.weather_observations where (data ->> 'dt')::bigint = %s", (later,)
+            ).fetchall() == [(0,)]
+            connection.execute("delete from raw.weather_observations where (data ->> 'dt')::bigint = %s", (later,))
+
+    with administrator(stack) as connection:
+        connection.execute("delete from raw.weather_observations")
+        connection.execute("insert into raw.city_settings (city) values ('A')")
+    assert mart() == [(51, 1)]
+    period = ("--from", f"{months[0]:%Y-%m-%d}", "--to", f"{months[1]:%Y-%m-%d}")
+    by = ("--reason", "wrong", "--by", "me")
+    for options, error in (
+        (("--city", "Unknown", *period), "there is no observation of Unknown in this period"),
+        (("--from", f"{months[2]:%Y-%m-%d}", "--to", "2100-01-01"), "there is no observation of any city"),
+    ):
+        assert error in stack.script("exclusions.py", "count", *options, expect=8).stderr
+    found = json.loads(stack.script("exclusions.py", "add", "--city", "A", *period, *by).stdout.splitlines()[-1])
+    assert (found["observations"], found["dropped"]) == (0, True)
+    assert mart() == []
 
 
 def test_restored_database_is_landed_again(stack: Stack) -> None:
