@@ -37,16 +37,22 @@ class Period:
 
 @dataclass(frozen=True, kw_only=True)
 class Covered:
-    """The observations that an exclusion covers: their number, cities, first and last time; its id once it is added."""
+    """The observations that an exclusion covers: their number, cities, first and last time; its id once it is added.
+
+    With `dropped`, PostgreSQL has none of them any more, but the marts may.
+    """
 
     observations: int
     cities: int
-    first: str
-    last: str
+    first: str | None
+    last: str | None
     id: int | None = None
+    dropped: bool = False
 
     def __str__(self) -> str:
         covered = f"{self.observations} observations of {self.cities} cities, from {self.first} to {self.last}"
+        if self.dropped:
+            covered = "the observations of this period, whose months were dropped from PostgreSQL or archived"
         if self.id is None:
             return covered
         return f"Exclusion {self.id}: {covered}\n{_NEXT}\nTo include them again: `homelab pipeline include {self.id}`"

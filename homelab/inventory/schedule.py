@@ -25,22 +25,24 @@ def error_in(text: str) -> str | None:
     if text.startswith("@"):
         return None if text in PRESETS else f"unknown preset {text!r}; {did_you_mean(text, PRESETS)}"
     parts = text.split()
-    if len(parts) != len(_FIELDS):
+    if len(parts) != len(_FIELDS) or not text.isascii():
         return f"must be {', '.join(PRESETS)}, or cron's five fields (minute hour day month weekday), not {text!r}"
     for part, (name, low, high, names) in zip(parts, _FIELDS, strict=True):
         if not all(_fits(item, low, high, names) for item in part.split(",")):
             return f"cron's {name} must be within {low} to {high}, with *, a-b, */n and lists, not {part!r}"
         if step := next((step for step in map(_step, part.split(",")) if step > high - low), 0):
             return f"cron's {name} has the step {step}, but its values are only {low} to {high}: {part!r}"
+        if same := next((item for item in part.split(",") if _is_one_value(item, low, names)), None):
+            return f"cron's {name} {same!r} means all values to Airflow: write only {same.partition('-')[0]!r}"
     return _never(*parts[2:])
 
 
 def _never(days: str, months: str, weekdays: str) -> str | None:
     """Return the error in a schedule without any date, such as 31 February, or None.
 
-    A weekday that is not `*` counts in addition to the days of the month.
+    A weekday that is not `*` counts in addition to the days of the month. In a list, `*` makes the others useless.
     """
-    if weekdays != "*" or days == "*":
+    if "*" not in weekdays.split(",") or "*" in days.split(","):
         return None
     first = min(_lowest(item) for item in days.split(","))
     _, low, high, names = _FIELDS[3]
@@ -62,6 +64,12 @@ def _values(item: str, low: int, high: int, names: tuple[str, ...]) -> range:
     start = low if first == "*" else _number(first, low, names)
     end = _number(last, low, names) if last else high if first == "*" or step else start
     return range(start, end + 1, int(step or 1))
+
+
+def _is_one_value(item: str, low: int, names: tuple[str, ...]) -> bool:
+    """Return True for a range from a value to itself, such as `5-5`."""
+    first, dash, last = item.partition("/")[0].partition("-")
+    return bool(dash) and _number(first, low, names) == _number(last, low, names)
 
 
 def _step(item: str) -> int:

@@ -17,6 +17,7 @@ _UPKEEP = AppendRights(
     "upkeep",
     (
         "upkeep.partitions()",
+        "upkeep.clock_is_steady()",
         "upkeep.record_settings(text, text[], text[])",
         "upkeep.month_checksum(date)",
         "upkeep.archive(date, text, bigint, numeric)",

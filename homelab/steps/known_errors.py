@@ -42,8 +42,8 @@ KNOWN_ERRORS = (
         lasting=True,
     ),
     KnownError(
-        r"ERROR:  changed by hand: (column|constraint) raw\.",
-        "A column or a constraint of a raw table was dropped or changed by hand. Homelab changes no table: it "
+        r"ERROR:  changed by hand: (column|constraint) (raw|upkeep)\.",
+        "A column or a constraint of a table was dropped or changed by hand. Homelab changes no existing table: it "
         "cannot bring back dropped values.",
         "Restore the table from a dump (docs/how-to/backup.md). Or change it back, or drop it to get an empty one: "
         f"`homelab ssh {{host}} -- runuser -u postgres -- psql project_data`, {_AGAIN}.",

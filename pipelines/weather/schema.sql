@@ -3,7 +3,8 @@
 --
 -- Guarantees for readers of raw.weather_observations (dbt's landing is one):
 --   * Grain: one revision of one observation: city, data ->> 'dt', revision. The ingestion stores revision 0 once, as it
---     was first received; `backfill --replace` appends the next revision. The newest revision counts.
+--     was first received; `backfill --replace` appends the next revision. The newest revision counts. The numbers have
+--     gaps: that of an observation from before a dropped month starts above all numbers that were given before.
 --   * Rows are only appended; with a retention, whole months are dropped and named in raw.dropped_months. With an archive,
 --     whole months move to object storage and are named in raw.archived_months, too.
 --   * `inserted_xid` is the transaction that wrote the row. It orders rows independently of every clock: all rows below
@@ -275,9 +276,29 @@ create table if not exists upkeep.archive_policy (
     months int not null check (months >= 0)
 );
 
--- Create the partitions of this month and of the next three, drop those past the retention, and record their months.
--- Quarantine and runs are kept for two years, or for the retention if that is shorter. The ingestion calls it before it
--- writes. It runs as its owner and takes no arguments, so the caller decides nothing.
+-- The time of the last call of upkeep.partitions(), and since when the clock has made no jump between two calls: more
+-- than a month ahead, or more than an hour back. The first call counts as no jump. At most one row.
+create table if not exists upkeep.clock (
+    one boolean primary key default true check (one),
+    seen timestamptz not null,
+    steady_since timestamptz not null
+);
+
+-- Return true if the clock has been steady for a week. Until then nothing is deleted by age: the clock can be wrong.
+create or replace function upkeep.clock_is_steady() returns boolean
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $clock_is_steady$
+    select exists (
+        select from upkeep.clock as c
+        where c.seen between now() - interval '1 month' and now() + interval '1 hour'
+            and c.steady_since <= now() - interval '1 week'
+    )
+$clock_is_steady$;
+
+-- Create the partitions of this month and of the next three. If the clock is steady, drop those past the retention, and
+-- record their months. Quarantine and runs are kept for two years, or for the retention if that is shorter. The
+-- ingestion calls it before it writes. It runs as its owner and takes no arguments, so the caller decides nothing.
 create or replace function upkeep.partitions() returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -293,10 +314,19 @@ declare
     kept int := coalesce((select r.months from upkeep.retention as r), 0);
 begin
     lock table upkeep.partition_lock in exclusive mode;
-    select coalesce(max(b.upto), '-infinity') into upto from upkeep.bounds as b;
+    insert into upkeep.clock as known (seen, steady_since) values (now(), '-infinity')
+    on conflict (one) do update set
+        seen = excluded.seen,
+        steady_since = case
+            when known.seen between now() - interval '1 month' and now() + interval '1 hour' then known.steady_since
+            else now()
+        end;
     for ahead in 0..3 loop
         month := date_trunc('month', now()) + make_interval(months => ahead);
-        continue when month < upto;
+        -- Later months can exist without the earlier ones: the clock was ahead.
+        continue when exists (
+            select from upkeep.bounds as b where b.since < month + interval '1 month' and b.upto > month
+        );
         name := to_char(month, '"weather_observations_"YYYY_MM');
         -- Attaching it afterwards does not lock out readers and writers.
         execute format('create table raw.%I (like raw.weather_observations including defaults '
@@ -304,6 +334,9 @@ begin
         execute format('alter table raw.weather_observations attach partition raw.%I for values from (%L) to (%L)',
                        name, month, month + interval '1 month');
     end loop;
+    if not upkeep.clock_is_steady() then
+        return;
+    end if;
     oldest := date_trunc('month', now()) - make_interval(months => coalesce(nullif(least(kept, 24), 0), 24));
     delete from raw.quarantine where ingested_at < oldest;
     delete from raw.ingestion_ends where finished < oldest;
@@ -345,7 +378,8 @@ as $month_checksum$
 $month_checksum$;
 
 -- Remove the rows of a month whose copy in object storage has this number and checksum, and record the copy. Raises an
--- error if the month is not due, or has other rows: the caller cannot remove a month before its time.
+-- error if the month is not due, the clock not steady, or the rows others: the caller cannot remove a month before its
+-- time.
 create or replace function upkeep.archive(month date, url text, rows bigint, checksum numeric) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -360,7 +394,7 @@ declare
     part text;
     has_others boolean;
 begin
-    if kept = 0 or archive.month <> date_trunc('month', archive.month)
+    if kept = 0 or not upkeep.clock_is_steady() or archive.month <> date_trunc('month', archive.month)
         or following > date_trunc('month', now()) - make_interval(months => kept) then
         raise exception 'the month % is not due to be archived', archive.month;
     end if;
@@ -439,16 +473,22 @@ begin
 end
 $record_settings$;
 
--- The partitions and their upper bounds.
+-- The partitions and their bounds: since <= ingested_at < upto.
 create or replace view upkeep.bounds as
 select
     child.relname::text as name,
-    substring(pg_get_expr(child.relpartbound, child.oid) from $$TO \('([^']+)'\)$$)::timestamptz as upto
+    substring(bound.text from $$TO \('([^']+)'\)$$)::timestamptz as upto,
+    case
+        when bound.text like '%FROM (MINVALUE)%' then '-infinity'
+        else substring(bound.text from $$FROM \('([^']+)'\)$$)::timestamptz
+    end as since
 from pg_inherits
 join pg_class as child on child.oid = pg_inherits.inhrelid
+cross join lateral (select pg_get_expr(child.relpartbound, child.oid) as text) as bound
 where pg_inherits.inhparent = 'raw.weather_observations'::regclass;
 
 revoke all on function upkeep.partitions() from public;
+revoke all on function upkeep.clock_is_steady() from public;
 revoke all on function upkeep.record_settings(text, text[], text[]) from public;
 revoke all on function upkeep.month_checksum(date) from public;
 revoke all on function upkeep.archive(date, text, bigint, numeric) from public;

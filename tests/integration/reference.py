@@ -115,12 +115,13 @@ def issues(city: City) -> set[tuple[int, str]]:
                 found.add((row.time, name))
         for gauge in ("rain", "snow"):
             amount, hours = _amount(row, gauge)
-            if amount is not None and not 0 <= amount <= 320 * hours:
+            if not hours or (amount is not None and not 0 <= amount <= 320 * hours):
                 found.add((row.time, f"{gauge}_mm"))
     return found
 
 
 def _amount(row: Row, gauge: str) -> tuple[float | None, int]:
+    """Return the amount and the hours of its window; 0 hours if the window is unknown."""
     if gauge not in row.data:
         return 0.0, 1
     reported = row.data[gauge]
@@ -129,7 +130,7 @@ def _amount(row: Row, gauge: str) -> tuple[float | None, int]:
     for key, hours in (("1h", 1), ("3h", 3)):
         if key in reported:
             return reported[key], hours
-    return 0.0, 1
+    return (None, 0) if reported else (0.0, 1)
 
 
 def readings(city: City, gauge: str) -> list[Reading]:

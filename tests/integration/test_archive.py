@@ -31,6 +31,10 @@ select id, city, ingested_at, units, revision, inserted_xid, data from raw.weath
 """
 
 
+# Known and unknown windows, which are read by SQL of PostgreSQL and of DuckDB.
+RAIN = ({"1h": 0.5}, {"24h": 6.0}, {}, None, {"3h": None}, "{}", [], {"3h": 1.0, "24h": 6.0}, 5)
+
+
 def month_ago(months: int) -> datetime:
     """Return the first day of a month before this one."""
     first = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -56,7 +60,7 @@ def full(stack: Stack) -> Stack:
             )
         for number, month in enumerate((*OLD, *RECENT, month_ago(0))):
             for hour in range(30):
-                document = answer(at("2026-03-10 00:00") + (number * 100 + hour) * 3600, rain={"1h": 0.5})
+                document = answer(at("2026-03-10 00:00") + (number * 100 + hour) * 3600, rain=RAIN[hour % len(RAIN)])
                 text = odd_json.dumped(odd_json.mutate(chance, document, chance.choice((0, 0, 2))))
                 try:
                     connection.execute(
@@ -171,6 +175,32 @@ def test_unreachable_storage_leaves_the_rows_and_the_build_is_published(full: St
     assert raw(full) == before
     (full.data / "bucket").unlink()
     assert full.build(**settings(full))["month_archived"] == months(OLD)[0]
+
+
+def test_no_month_moves_until_the_clock_has_been_steady_for_a_week(full: Stack) -> None:
+    before = raw(full)
+    with administrator(full) as connection:
+        (rows, checksum) = connection.execute("select * from upkeep.month_checksum(%s)", (OLD[0].date(),)).fetchall()[0]
+    for seen, steady_since, moved in (
+        ("0 days", "-6 days", None),
+        ("-2 months", "-10 years", None),  # the clock has jumped, and nothing has noticed it yet
+        ("2 hours", "-10 years", None),
+        ("0 days", "-8 days", months(OLD)[0]),
+    ):
+        with administrator(full) as connection:
+            connection.execute(
+                "update upkeep.clock set seen = now() + %s::interval, steady_since = now() + %s::interval",
+                (seen, steady_since),
+            )
+        if moved is None:
+            with (
+                full.server.connect(full.database, "analytics", "analytics") as connection,
+                pytest.raises(psycopg.Error, match="is not due to be archived"),
+            ):
+                connection.execute("select upkeep.archive(%s, 'x', %s, %s)", (OLD[0].date(), rows, checksum))
+        report = full.build(**settings(full))
+        assert (report.get("month_archived"), report.get("archive_problem")) == (moved, None)
+        assert (raw(full) == before) == (moved is None)
 
 
 def test_only_due_months_with_the_same_rows_can_be_removed(full: Stack) -> None:

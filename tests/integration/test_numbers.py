@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -99,7 +100,15 @@ RAIN = {
     "three hours": ([("02:00", {"1h": 1.0}), ("03:00", {"3h": 6.0})], 3.0),
     "three hours alone": ([("03:00", {"3h": 6.0})], 6.0),
     "one hour goes before three": ([("03:00", {"1h": 1.0, "3h": 6.0})], 1.0),
+    "another window next to a known one": ([("03:00", {"1h": 1.0, "24h": 6.0})], 1.0),
+    "another window": ([("03:00", {"24h": 6.0})], None),
+    "another window between": ([("05:00", {"1h": 2.0}), ("06:00", {"24h": 9.0}), ("07:00", {"3h": 3.0})], 4.0),
+    "an empty section": ([("03:00", {})], 0.0),
+    "a null section": ([("03:00", None)], None),
 }
+
+
+COVERED = {"another window": 0, "another window between": 3, "an empty section": 1, "a null section": 0}
 
 
 def test_rain_is_summed_by_the_intervals_that_readings_cover(stack: Stack) -> None:
@@ -124,7 +133,8 @@ def test_rain_is_summed_by_the_intervals_that_readings_cover(stack: Stack) -> No
     wanted = {name: amount for name, (_, amount) in RAIN.items()}
     wanted |= {"corrected": 3.0, "midnight": 5.0, "late": 4.0}
     assert {name: found[name]["rain_mm"] for name in wanted} == wanted
-    assert {name: found[name]["rain_covered_h"] for name in ("a hole", "late", "midnight")} == {
+    assert {name: found[name]["rain_covered_h"] for name in (*COVERED, "a hole", "late", "midnight")} == {
+        **COVERED,
         "a hole": 2,
         "late": 2.5,
         "midnight": 24,
@@ -140,6 +150,9 @@ def test_implausible_value_becomes_null_and_is_listed(stack: Stack) -> None:
         insert(connection, "A", answer(time, main={"temp": -459.67, "humidity": 60}))
         insert(connection, "B", answer(time, rain={"1h": -0.1}, sys={"sunrise": 0, "sunset": 0}))
         insert(connection, "C", answer(time, wind={"speed": 3, "deg": 20, "gust": None}))
+        insert(connection, "G", answer(time, rain={"24h": 6.0}, snow={"12h": None, "x": 1}))
+        insert(connection, "G", answer(time + HOUR, rain={}, snow={"3h": None}))
+        insert(connection, "G", answer(time + 2 * HOUR, rain=None, snow={"3h": 1.5, "24h": 6.0}))
         insert(connection, "D", answer(0))
         insert(connection, "E", {"dt": None, "main": {}})
         insert(
@@ -156,23 +169,33 @@ def test_implausible_value_becomes_null_and_is_listed(stack: Stack) -> None:
         ("F", "wind_direction_deg", 361),
         ("F", "wind_gust_mph", 999),
         ("F", "wind_speed_mph", -1),
+        ("G", "rain_mm", None),
+        ("G", "snow_mm", None),
+    ]
+    reasons = stack.query("select distinct reason from observation_issues where city = 'G'")
+    assert [row["reason"] for row in reasons] == ["no known window: the response has neither 1h nor 3h"]
+    gauges = "select rain_mm, rain_window_h, snow_mm, snow_window_h from stg_weather where city = 'G' order by id"
+    assert [tuple(row.values()) for row in stack.query(gauges)] == [
+        (None, None, None, None),
+        (0, 1, None, 3),
+        (None, 1, 1.5, 3),
     ]
     rows = {row["city"]: row for row in stack.query("from stg_weather")}
-    assert set(rows) == set("ABCF")
+    assert set(rows) == set("ABCFG")
     assert (rows["A"]["temperature_f"], rows["A"]["dew_point_f"], rows["A"]["humidity_pct"]) == (None, None, 60)
     assert (rows["B"]["rain_mm"], rows["B"]["temperature_f"], rows["B"]["sunrise_at"]) == (None, 50, None)
     assert (rows["C"]["wind_gust_mph"], rows["C"]["wind_speed_mph"]) == (None, 3)
     assert rows["F"]["dew_point_f"] is None
-    assert stack.report()["issues"] == 7
+    assert stack.report()["issues"] == 9
     status = json.loads(stack.script("pipeline_status.py", "--database", str(stack.published)).stdout)
-    assert (status["published"]["issues"], len(status["issues"])) == (7, 7)
+    assert (status["published"]["issues"], len(status["issues"])) == (9, 9)
 
     with as_ingestion(stack) as connection:  # replaced, and excluded
         insert(connection, "A", answer(time), revision=1)
         exclude(connection, "F", time, time + 1)
     stack.build()
-    assert {row["city"] for row in stack.query("from observation_issues")} == {"B", "D", "E"}
-    assert {row["city"] for row in stack.query("from weather_daily")} == set("ABC"), "an excluded day has no row"
+    assert {row["city"] for row in stack.query("from observation_issues")} == {"B", "D", "E", "G"}
+    assert {row["city"] for row in stack.query("from weather_daily")} == set("ABCG"), "an excluded day has no row"
 
 
 def add_schedule(stack: Stack, schedule: str, valid_from: str) -> None:
@@ -415,6 +438,81 @@ def test_deleted_rows_disappear_and_dropped_months_stay(stack: Stack) -> None:
     assert [city for city, _, _ in days_of(stack)] == ["again", "dropped", "kept"]
 
 
+def replace(stack: Stack, city: str, time: int, temperature: float) -> tuple[int, int, int]:
+    """Replace an observation with `backfill --replace`; return the numbers of stored, replaced and unchanged ones."""
+    file = stack.data / "corrected.jsonl"
+    data = answer(time, main={"temp": temperature})
+    file.write_text(json.dumps({"city": city, "units": "imperial", "data": data}))
+    found = json.loads(stack.script("backfill_file.py", "--replace", str(file)).stdout.splitlines()[-1])
+    return found["stored"], found["replaced"], found["unchanged"]
+
+
+def test_observation_of_a_dropped_month_is_replaced_and_excluded(stack: Stack) -> None:
+    months = [datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)]
+    for _ in range(2):
+        months.insert(0, (months[0] - timedelta(days=1)).replace(day=1))
+    time = int(months[0].timestamp()) + HOUR
+    with administrator(stack) as connection:
+        for month, following in pairwise(months):
+            connection.execute(
+                f"create table raw.{month:m_%Y_%m} partition of raw.weather_observations "
+                f"for values from ('{month:%Y-%m-%d} 00:00+00') to ('{following:%Y-%m-%d} 00:00+00')".encode()
+            )
+        for revision in range(3):
+            data = answer(time, main={"temp": 40.0 + revision})
+            insert(connection, "A", data, revision=revision, ingested_at=months[0] + timedelta(hours=2))
+
+    def drop(month: datetime) -> None:
+        with administrator(stack) as connection:
+            connection.execute(f"drop table raw.{month:m_%Y_%m}".encode())
+            connection.execute("insert into raw.dropped_months (month) values (%s)", (month.date(),))
+
+    def mart(*options: str) -> list[tuple[float, int]]:
+        stack.build(*options)
+        found = stack.query("select temperature_mean_f as mean, observations as n from weather_daily order by all")
+        return [(row["mean"], row["n"]) for row in found]
+
+    assert mart() == [(42, 1)]
+    drop(months[0])
+    assert replace(stack, "A", time, 50.0) == (1, 0, 0)
+    assert replace(stack, "A", time, 51.0) == (0, 1, 0)
+    assert replace(stack, "A", time, 51.0) == (0, 0, 1)
+    with administrator(stack) as connection:  # as if they had been replaced a month ago
+        connection.execute(
+            "update raw.weather_observations set ingested_at = %s + id * interval '1 second'", (months[1],)
+        )
+    assert mart() == [(51, 1)]
+    drop(months[1])
+    assert mart() == [(51, 1)]
+    assert replace(stack, "A", time, 60.0) == (1, 0, 0)
+    assert mart() == [(60, 1)]
+    assert mart("--full-refresh") == [(60, 1)]
+    # A later observation begins with 0, as always.
+    later = int(months[2].timestamp()) + 3 * 24 * HOUR
+    if later < datetime.now(UTC).timestamp():
+        assert replace(stack, "A", later, 30.0) == (1, 0, 0)
+        with administrator(stack) as connection:
+            assert connection.execute(
+                "select revision from raw.weather_observations where (data ->> 'dt')::bigint = %s", (later,)
+            ).fetchall() == [(0,)]
+            connection.execute("delete from raw.weather_observations where (data ->> 'dt')::bigint = %s", (later,))
+
+    with administrator(stack) as connection:
+        connection.execute("delete from raw.weather_observations")
+        connection.execute("insert into raw.city_settings (city) values ('A')")
+    assert mart() == [(51, 1)]
+    period = ("--from", f"{months[0]:%Y-%m-%d}", "--to", f"{months[1]:%Y-%m-%d}")
+    by = ("--reason", "wrong", "--by", "me")
+    for options, error in (
+        (("--city", "Unknown", *period), "there is no observation of Unknown in this period"),
+        (("--from", f"{months[2]:%Y-%m-%d}", "--to", "2100-01-01"), "there is no observation of any city"),
+    ):
+        assert error in stack.script("exclusions.py", "count", *options, expect=8).stderr
+    found = json.loads(stack.script("exclusions.py", "add", "--city", "A", *period, *by).stdout.splitlines()[-1])
+    assert (found["observations"], found["dropped"]) == (0, True)
+    assert mart() == []
+
+
 def test_restored_database_is_landed_again(stack: Stack) -> None:
     with as_ingestion(stack) as connection:
         for number in range(3):
@@ -583,7 +681,7 @@ class History:
         for gauge in ("rain", "snow"):
             if chance.random() < 0.5:
                 amount = chance.choice((0.5, 1, 2.25, None, -1, 4))
-                data[gauge] = {chance.choice(("1h", "1h", "3h")): amount}
+                data[gauge] = {chance.choice(("1h", "1h", "1h", "3h", "24h")): amount}
         return data
 
     def time(self) -> int:

@@ -505,6 +505,48 @@ def test_excluded_rows_leave_an_incremental_mart_and_return(prices: Prices) -> N
     assert [each["reason"] for each in exclusions("list")] == ["wrong"]
 
 
+OBJECT = '{"item": "gas", "measured_at": "2019-01-01T00:00Z", "value": %s}'
+
+
+def test_values_of_a_file_are_stored_as_they_are_written(prices: Prices) -> None:
+    prices.apply_schema()
+    with prices.connect("prices") as connection:
+        connection.execute(
+            "create table exact (item text, at timestamptz, n numeric, note text, more jsonb, primary key (item, at))"
+        )
+    digits, words = "9" * 5000, [str(prices.python), script("row_backfill.py"), "--table", "exact"]
+    words += ["--time", "at", "--key", "item"]
+    of_json = {
+        "a": ("12345678901234567.89", '"\u2028x\u0085"', '{"n": [12345678901234567.89, 1e400, true], "ü": null}'),
+        "b": (digits, '"\\\\N"', digits),
+        "c": ("null", "null", '"text"'),
+        "d": ("-1E+2", "7.50", "[]"),
+    }
+    text = "\n".join(
+        f'{{"item": "{item}", "at": "2019-01-01T00:00Z", "n": {n}, "note": {note}, "more": {more}}}\r'
+        for item, (n, note, more) in of_json.items()
+        if item != "c"
+    )
+    text += '\n{"item": "c", "at": "2019-01-01T00:00Z"}\n\n'
+    of_csv = f'item,at,n,note\n\ne,2019-01-01T00:00Z,{digits},{"x" * 200_000}\n\r\nf,2019-01-01T00:00Z,\\N,"a\nb"\n\n'
+    for file, count in ((text, 4), (of_csv, 2)):
+        command = prices.layout.run(shlex.join(words))
+        done = subprocess.run(["sh", "-c", command], input=file.encode(), capture_output=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["stored"] == count
+    with prices.connect("prices") as connection:
+        found = connection.execute("select item, n::text, note, more::text from exact order by item").fetchall()
+    huge = "1" + "0" * 400
+    assert found == [
+        ("a", "12345678901234567.89", "\u2028x\u0085", f'{{"n": [12345678901234567.89, {huge}, true], "ü": null}}'),
+        ("b", digits, "\\N", digits),
+        ("c", None, None, None),
+        ("d", "-100", "7.50", "[]"),
+        ("e", digits, "x" * 200_000, None),
+        ("f", None, "a\nb", None),
+    ]
+
+
 def test_rows_of_a_file_are_stored_once(prices: Prices) -> None:
     prices.apply_schema()
 
@@ -535,11 +577,24 @@ def test_rows_of_a_file_are_stored_once(prices: Prices) -> None:
         found = connection.execute("select item, value from readings order by measured_at, item").fetchall()
     assert found == [("gas", 1), ("gas", 3), ("oil", 4)]
     for text, error in (
-        ("item,measured_at,value\ngas,someday,1\n", "COPY incoming, line 1, column measured_at"),
+        ("item,measured_at,value\n\ngas,someday,1\n", "line 3, column measured_at: invalid input syntax for type"),
         ("item,measured_at,price\ngas,2019-01-01T00:00Z,1\n", 'column "price" of relation "incoming" does not exist'),
         ("item,value\ngas,1\n", "it has no column measured_at"),
         (rows + rows.splitlines()[1], "it has two rows for gas, 2019-01-01"),
         ("", "the file is empty"),
-        ("item,measured_at,value\ngas,2019-01-01T00:00Z\n", "row 1 has 2 values, not 3"),
+        ("item,measured_at,value\ngas,2019-01-01T00:00Z\n", "line 2 has 2 values, not 3"),
+        (f"{lines}\n5\n", "line 3 is not a JSON object"),
+        (f'{lines}\n\n["item"]\n', "line 4 is not a JSON object"),
+        ('["item"]\n', "line 1 is not a JSON object"),
+        (f"{lines}\n{{", "line 3 is not JSON: Expecting property name"),
+        (lines + '\n{"item": ' + "[" * 100_000, "line 3 is nested too deeply"),
+        (lines + '\n{"item": ' + "[" * 600 + "]" * 600 + "}", "line 3 is nested too deeply"),
+        (OBJECT % "NaN", "line 1 is not JSON: NaN is not a number of JSON"),
+        (OBJECT % "-Infinity", "line 1 is not JSON: -Infinity is not a number of JSON"),
+        (OBJECT % "1e400", 'line 1, column value: "1e400" is out of range for type double precision'),
+        (OBJECT % '"\\\\N"', "line 1, column value: invalid input syntax for type double precision"),
+        (OBJECT % r'"\ud800"', "line 1 holds half of a surrogate pair"),
+        (OBJECT % r'"\u0000"', "line 1: PostgreSQL text fields cannot contain NUL"),
+        (f"{rows}{'x' * 200_000},2019-01-03T00:00Z,y\n", "line 4, column value: invalid input syntax"),
     ):
         assert error in backfill(text, expect=EXIT.bad_input)

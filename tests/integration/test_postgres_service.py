@@ -188,6 +188,8 @@ def test_ingestion_that_was_taken_over_cannot_disguise_a_deletion_as_retention(
             "copy raw.dropped_months (month) from stdin",
             "update raw.dropped_runs set dropped_before = now()",
             "update upkeep.retention set months = 1",
+            "update upkeep.clock set steady_since = '-infinity'",
+            "delete from upkeep.clock",
             "create function upkeep.partitions(x int) returns void language sql as ''",
             "set role postgres",
         ):
@@ -491,6 +493,8 @@ DROPPED = [
     "drop table raw.weather_observations cascade",
     "drop view raw.exclusions cascade",
     "drop function upkeep.record_settings",
+    "drop function upkeep.clock_is_steady",
+    "drop table upkeep.clock",
     "drop index raw.weather_observations_inserted",
     "drop schema upkeep cascade",
     "drop schema raw cascade",
@@ -515,6 +519,7 @@ def test_dropped_object_is_found_and_made_again(server: pg.Server, tmp_path: Pat
 
 
 CHANGED = {
+    "alter table upkeep.clock drop column steady_since": "column upkeep.clock.steady_since timestamp with time zone",
     "alter table raw.quarantine drop column reason": "column raw.quarantine.reason text not null",
     "alter table raw.weather_observations drop column units cascade": "column raw.weather_observations.units text",
     "alter table raw.city_settings drop column timezone": "column raw.city_settings.timezone text",

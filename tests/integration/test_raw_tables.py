@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -282,6 +283,104 @@ def test_quarantine_and_runs_are_kept_for_two_years(postgres: pg.Server, databas
         connection.execute("select upkeep.partitions()")
         assert connection.execute("select city from raw.quarantine").fetchall() == [("23",)]
         assert connection.execute("select count(*) from raw.ingestion_starts").fetchone() == (1,)
+
+
+# The tables with a clock that a test sets.
+CLOCK = b"coalesce(nullif(current_setting('test.now', true), '')::timestamptz, pg_catalog.now())"
+WITH_CLOCK = re.sub(rb"(?<!')\bnow\(\)", CLOCK, TABLES)
+
+
+def call_at(connection: Connection, *times: str) -> None:
+    """Call upkeep.partitions() at these times, as runs of the ingestion do."""
+    for time_ in times:
+        connection.execute("select set_config('test.now', %s, false)", (time_,))
+        connection.execute("select upkeep.partitions()")
+
+
+@pytest.mark.parametrize(
+    ("calls", "month"),
+    [
+        (("2026-11-28", "2027-04-10", "2026-11-28", "2027-03-02"), "2027-03"),
+        (("2026-11-28", "2036-01-01", "2026-11-29", "2026-12-15"), "2027-03"),
+        (("2026-11-28", "2036-01-01", "2026-11-29", "2035-12-31"), "2036-04"),
+        (("2036-01-01", "2026-11-29"), "2026-11"),
+        (("2026-11-28", "2026-11-29"), "2020-01"),  # of an older table, from minvalue on
+    ],
+)
+def test_months_between_partitions_are_made_when_their_time_comes(
+    postgres: pg.Server, database: str, calls: tuple[str, ...], month: str
+) -> None:
+    with postgres.connect(database) as connection:
+        connection.execute("select set_config('test.now', %s, false)", (calls[0],))
+        if month == "2020-01":
+            connection.execute(re.sub(rb"\bnow\(\)", CLOCK, PARTITIONED))
+        connection.execute(WITH_CLOCK)
+        call_at(connection, *calls)
+        connection.execute(
+            "insert into raw.weather_observations (city, data, ingested_at) values ('A', '{}', %s)", (f"{month}-28",)
+        )
+        names = partitions(connection)
+        assert len(set(names)) == len(names)
+        overlaps = connection.execute(
+            "select one.name, other.name from upkeep.bounds as one join upkeep.bounds as other "
+            "on one.name <> other.name and one.since < other.upto and other.since < one.upto"
+        ).fetchall()
+        assert overlaps == []
+
+
+NOTHING, OLD = {"old", "new"}, {"new"}  # the rows that are left
+HOURLY = [f"2026-11-28 {hour:02}:00" for hour in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("calls", "left", "since"),
+    [
+        # The first call: the clock has made no jump yet.
+        (["2026-11-28"], OLD, "-infinity"),
+        (HOURLY, OLD, "-infinity"),
+        # Ahead for a while, then right: nothing is deleted until a week after the return.
+        (["2026-02-10", "2036-01-01"], NOTHING, "2036-01-01"),
+        (["2026-02-10", "2036-01-01", "2036-01-07", "2026-02-11"], NOTHING, "2026-02-11"),
+        (["2026-02-10", "2036-01-01", "2026-11-01", "2026-11-07 23:00"], NOTHING, "2026-11-01"),
+        (["2026-02-10", "2036-01-01", "2026-11-01", "2026-11-08 01:00"], OLD, "2026-11-01"),
+        # Right after a time without calls: the same, as that could be a jump.
+        (["2026-02-10", "2026-11-01"], NOTHING, "2026-11-01"),
+        (["2026-02-10", "2026-11-01", "2026-11-09"], OLD, "2026-11-01"),
+        # Back by an hour is no jump, by more it is.
+        (["2026-02-10 10:00", "2026-02-10 09:00", "2026-03-09", "2026-04-08"], NOTHING, "-infinity"),
+        (["2026-02-10 10:00", "2026-02-10 08:59"], NOTHING, "2026-02-10 08:59"),
+    ],
+)
+def test_clock_that_was_wrong_for_a_while_deletes_nothing(
+    postgres: pg.Server, database: str, calls: list[str], left: set[str], since: str
+) -> None:
+    """The old rows are of January 2026, and 6 months are kept."""
+    rows = {"old": "2026-01-20", "new": "2026-05-20"}
+    with postgres.connect(database) as connection:
+        connection.execute("set timezone = 'UTC'")
+        connection.execute("set test.now = '2026-01-15'")
+        connection.execute(WITH_CLOCK)
+        connection.execute("delete from upkeep.clock; delete from raw.dropped_runs")
+        connection.execute("insert into upkeep.retention (months) values (6)")
+        connection.execute(
+            "insert into raw.weather_observations (city, data, ingested_at) values ('old', '{}', %s)", (rows["old"],)
+        )
+        for name, time_ in rows.items():
+            connection.execute(
+                "insert into raw.quarantine (city, received_at, ingested_at, reason, bytes, body) "
+                "values (%s, %s, %s, '', 0, '')",
+                (name, time_, time_),
+            )
+            connection.execute("insert into raw.ingestion_starts values (gen_random_uuid(), %s)", (time_,))
+        call_at(connection, *calls)
+        found = connection.execute(
+            "select array(select city from raw.quarantine order by 1), (select count(*) from raw.ingestion_starts), "
+            "(select count(*) from raw.weather_observations), array(select month::text from raw.dropped_months "
+            "order by 1 limit 1), exists (select from raw.dropped_runs where dropped_before > '2026-01-20')"
+        ).fetchone()
+        is_kept = left == NOTHING
+        assert found == (sorted(left), len(left), int(is_kept), [] if is_kept else ["2026-01-01"], not is_kept)
+        assert connection.execute("select steady_since = %s from upkeep.clock", (since,)).fetchone() == (True,)
 
 
 def test_incremental_read_uses_the_index_of_one_month(postgres: pg.Server, database: str) -> None:

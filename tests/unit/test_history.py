@@ -173,6 +173,16 @@ def test_exclusion_is_added_only_after_confirmation(agreed: bool) -> None:
         assert "--by" in host.ran[1]
 
 
+def test_exclusion_of_a_dropped_month_says_so() -> None:
+    found = {"observations": 0, "cities": 0, "first": None, "last": None, "dropped": True}
+    host = AnsweringHost(answer(found))
+    questions: list[str] = []
+    pipeline_exclude.exclude(AnsweringSession(host), PERIOD, "x", lambda text: bool(questions.append(text)))  # type: ignore[arg-type]
+    assert questions == [
+        "Exclude the observations of this period, whose months were dropped from PostgreSQL or archived?"
+    ]
+
+
 def test_refused_exclusion_is_an_input_error() -> None:
     host = AnsweringHost(answer(None, EXIT.bad_input, b"error: there is no observation of A in this period\n"))
     with pytest.raises(InputError, match="Cannot change the exclusions") as caught:

@@ -32,6 +32,7 @@ _OLDEST = "select date_trunc('month', min(ingested_at) at time zone 'UTC')::date
 _IS_DUE = """
 select %(month)s::date + interval '1 month'
     <= date_trunc('month', now() at time zone 'UTC') - make_interval(months => %(kept)s)
+    and upkeep.clock_is_steady()
     and not exists (
         select from raw.weather_observations where inserted_xid >= %(landed)s::text::xid8
             and ingested_at >= %(month)s::date and ingested_at < %(month)s::date + interval '1 month'
@@ -61,6 +62,8 @@ class ArchiveDiffers(Exception):
 
 def archive_next(landed_before: int) -> date | None:
     """Move the oldest month to object storage if it is due and landed; return it, None if there is none.
+
+    While the clock has not been steady for a week, no month is due.
 
     `landed_before` is the transaction before which all rows are landed. Raises psycopg.Error, duckdb.Error, OSError and
     ArchiveDiffers: then PostgreSQL has all of its rows.

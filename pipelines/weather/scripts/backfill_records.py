@@ -7,8 +7,10 @@ OpenWeather's forms differ in the place of the city: see `RecordParser`. Respons
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -48,7 +50,7 @@ class RecordParser:
     """Turns records into lines for PostgreSQL; `units` and `known_cities` complete records that lack them.
 
     A record's city is the first of: `city`, the record's own `city` (a text), the known city with the record's id
-    (`id`, `city_id` or `city.id`), the name in `city` (an object), `city_name` or `name`.
+    (`id`, `city_id`, also of a whole response, or `city.id`), the name in `city` (an object), `city_name` or `name`.
     """
 
     city: str | None
@@ -62,7 +64,10 @@ class RecordParser:
             return Record(quarantine_line("unknown", "unknown", record.reason, record.body), "", record.reason)
         wrapper = record if isinstance(record, dict) else {"data": record}
         data: Any = wrapper.get("data", wrapper)
-        city, units = self._city(wrapper, data), wrapper.get("units") or self.units
+        with _any_digits():
+            return self._judge(data, self._city(wrapper, data), wrapper.get("units") or self.units)
+
+    def _judge(self, data: Any, city: str, units: Any) -> Record:
         try:
             body = _encode(data)
             if not city:
@@ -86,7 +91,7 @@ class RecordParser:
             return named
         data = data if isinstance(data, dict) else {}
         place = named if isinstance(named, dict) else {}
-        for number in (data.get("id"), data.get("city_id"), place.get("id")):
+        for number in (data.get("id"), data.get("city_id"), record.get("city_id"), place.get("id")):
             if isinstance(number, int) and number in self.known_cities:
                 return self.known_cities[number]
         system = data.get("sys")
@@ -95,6 +100,17 @@ class RecordParser:
             if isinstance(name, str) and name:
                 return f"{name},{country}" if isinstance(country, str) and country else name
         return ""
+
+
+@contextmanager
+def _any_digits() -> Iterator[None]:
+    """Lift Python's limit of 4,300 digits: a longer number makes its record invalid, not the whole file."""
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        yield
+    finally:
+        sys.set_int_max_str_digits(limit)
 
 
 def _encode(data: object) -> bytes:
@@ -164,7 +180,8 @@ def read_records(file: IO[bytes]) -> Iterator[object]:
 def _parse(text: bytes) -> object:
     """Parse a JSON text; return Unreadable with the reason if it is none."""
     try:
-        return json.loads(text)
+        with _any_digits():
+            return json.loads(text)
     except RecursionError:
         return Unreadable(text, "is nested too deeply")
     except ValueError as error:
@@ -177,7 +194,7 @@ def _expand(document: object) -> Iterator[object]:
         for each in document:
             yield from _expand(each) if isinstance(each, dict) else (each,)
     elif isinstance(document, dict) and isinstance(document.get("list"), list):
-        shared = {key: document[key] for key in ("city", "units") if key in document}
+        shared = {key: document[key] for key in ("city", "city_id", "units") if key in document}
         yield from ({**shared, "data": data} for data in document["list"])
     else:
         yield document

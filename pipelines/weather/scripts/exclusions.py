@@ -29,6 +29,16 @@ from (
 ) as stored
 where observed >= %(first)s and observed < %(until)s
 """
+# The marts keep the observations of months that were dropped or archived.
+_IS_DROPPED = """
+select exists (
+    select from raw.dropped_months where %(first)s < (month + interval '1 month') at time zone 'UTC'
+) and (
+    %(city)s::text is null
+    or exists (select from raw.city_settings where city = %(city)s)
+    or exists (select from raw.weather_observations where city = %(city)s)
+) as dropped
+"""
 _ADD = """
 insert into raw.exclusion_entries (city, first, until, reason, excluded_by)
 values (%(city)s, %(first)s, %(until)s, %(reason)s, %(by)s)
@@ -50,10 +60,16 @@ def list_all(connection: Connection, _: Mapping[str, Any]) -> Sequence[dict[str,
 
 
 def count(connection: Connection, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the number and the period of the observations that the options select. Raises ExclusionError."""
+    """Return the number and the period of the observations that the options select. Raises ExclusionError.
+
+    With `dropped`, PostgreSQL has none of them any more, but the marts may.
+    """
     require_period(options)
     found = connection.execute(_COUNT, options).fetchone() or {}
     if not found["observations"]:
+        dropped = connection.execute(_IS_DROPPED, options).fetchone()
+        if dropped and dropped["dropped"]:
+            return {**found, **dropped}
         raise ExclusionError(f"there is no observation of {options['city'] or 'any city'} in this period")
     return found
 

@@ -55,13 +55,26 @@ where exists (
 _STAGE_VERSIONS = """
 create temporary table if not exists staged_versions (dt text, city text, units text, data jsonb) on commit delete rows
 """
+# PostgreSQL does not know the revisions of an observation whose month was dropped or archived, but the marts do. A new
+# one starts above them all: the numbers of each month that can be dropped begin with that of the month.
+_REVISIONS = 10_000
 _REPLACE = """
 with span as materialized (
     select to_timestamp(min(dt::bigint)) - interval '2 days' as first from staged_versions
+),
+dropped as materialized (
+    select (max(month) + interval '1 month 2 days') at time zone 'UTC' as until,
+        ((extract(year from max(month)) * 12 + extract(month from max(month))) * %s)::int as revision
+    from raw.dropped_months
 )
 insert into raw.weather_observations (city, units, data, revision)
-select given.city, given.units, given.data, coalesce(newest.revision + 1, 0)
+select given.city, given.units, given.data,
+    case when newest.revision is null then earlier.revision else greatest(newest.revision, earlier.revision) + 1 end
 from staged_versions as given
+cross join lateral (
+    select coalesce(max(dropped.revision), 0) as revision from dropped
+    where to_timestamp(given.dt::bigint) < dropped.until
+) as earlier
 left join lateral (
     select stored.revision, stored.units, stored.data
     from raw.weather_observations as stored
@@ -225,8 +238,9 @@ def _replace(cursor: psycopg.Cursor[tuple[object, ...]], observations: Mapping[b
     cursor.execute(_STAGE_VERSIONS)
     with cursor.copy("copy staged_versions (dt, city, units, data) from stdin") as copy:
         copy.write(b"".join(observations.values()))
-    revisions = [revision for (revision,) in cursor.execute(_REPLACE)]
-    return revisions.count(0), len(revisions) - revisions.count(0)
+    revisions = [int(str(revision)) for (revision,) in cursor.execute(_REPLACE, [_REVISIONS])]
+    new = sum(revision % _REVISIONS == 0 for revision in revisions)
+    return new, len(revisions) - new
 
 
 def _stored_keys(cursor: psycopg.Cursor[tuple[object, ...]], keys: Mapping[bytes, bytes]) -> set[object]:

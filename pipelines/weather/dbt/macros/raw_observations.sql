@@ -32,7 +32,8 @@
 
 {# PostgreSQL runs the query: its index finds the new rows, and only these fields are transferred. Through the attached
    table DuckDB would read every row.
-   OpenWeather omits rain and snow without precipitation: an absent field is 0 mm, a null one unknown. #}
+   OpenWeather omits rain and snow without precipitation: an absent or empty field is 0 mm, a null one unknown. One with
+   other windows than `1h` and `3h` is unknown, too; its window is null. #}
 {% macro duckdb__raw_observations(source, since, months) -%}
 {% set archived = '' if since else env_var('WEATHER_ARCHIVED', '') %}
 {% if archived %}(from {% endif -%}
@@ -51,12 +52,12 @@ postgres_query('{{ source.database }}', $sql$
             case
                 when data #> '{{ '{' ~ gauge ~ ',1h}' }}' is not null then data #>> '{{ '{' ~ gauge ~ ',1h}' }}'
                 when data #> '{{ '{' ~ gauge ~ ',3h}' }}' is not null then data #>> '{{ '{' ~ gauge ~ ',3h}' }}'
-                when data -> '{{ gauge }}' = 'null' then null
-                else '0'
+                when data -> '{{ gauge }}' is null or data -> '{{ gauge }}' = '{}' then '0'
             end as {{ gauge }},
             case
-                when data #> '{{ '{' ~ gauge ~ ',1h}' }}' is null and data #> '{{ '{' ~ gauge ~ ',3h}' }}' is not null then 3
-                else 1
+                when data #> '{{ '{' ~ gauge ~ ',1h}' }}' is not null then 1
+                when data #> '{{ '{' ~ gauge ~ ',3h}' }}' is not null then 3
+                when data -> '{{ gauge }}' is null or data -> '{{ gauge }}' in ('{}', 'null') then 1
             end as {{ gauge }}_window_h
             {%- endfor %}
         from {{ source.include(database=false) }}
@@ -90,12 +91,14 @@ postgres_query('{{ source.database }}', $sql$
             case
                 when json_exists(data, '/{{ gauge }}/1h') then data ->> '/{{ gauge }}/1h'
                 when json_exists(data, '/{{ gauge }}/3h') then data ->> '/{{ gauge }}/3h'
-                when json_type(data, '/{{ gauge }}') = 'NULL' then null
-                else '0'
+                when not json_exists(data, '/{{ gauge }}')
+                    or (json_type(data, '/{{ gauge }}') = 'OBJECT' and (data ->> '/{{ gauge }}') = '{}') then '0'
             end as {{ gauge }},
             case
-                when not json_exists(data, '/{{ gauge }}/1h') and json_exists(data, '/{{ gauge }}/3h') then 3
-                else 1
+                when json_exists(data, '/{{ gauge }}/1h') then 1
+                when json_exists(data, '/{{ gauge }}/3h') then 3
+                when not json_exists(data, '/{{ gauge }}') or json_type(data, '/{{ gauge }}') = 'NULL'
+                    or (json_type(data, '/{{ gauge }}') = 'OBJECT' and (data ->> '/{{ gauge }}') = '{}') then 1
             end as {{ gauge }}_window_h
             {%- endfor %}
         from read_parquet('{{ files }}')

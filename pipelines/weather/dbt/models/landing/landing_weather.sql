@@ -75,7 +75,8 @@ select
     coalesce(observation_timestamp <= {{ instant('1979-01-01 00:00:00') }}, true)
     {%- for _, value, low, high in measurements() %}
         or coalesce({{ value }} not between {{ low }} and {{ high }}, false)
-    {%- endfor %} as has_issue,
+    {%- endfor %}
+        or rain_window_h is null or snow_window_h is null as has_issue,
     cast({{ build_plan('build') or 0 }} as bigint) as landed_in
 from landed
 order by ingested_at, id

@@ -48,6 +48,19 @@ issues as (
     from present
     where {{ value }} not between {{ low }} and {{ high }}
     {% endfor %}
+    {% for gauge in ('rain', 'snow') %}
+    union all
+    select
+        city,
+        observation_timestamp,
+        '{{ gauge }}_mm' as column_name,
+        {{ null_of('double') }} as value,
+        'no known window: the response has neither 1h nor 3h' as reason,
+        id,
+        ingested_at
+    from present
+    where {{ gauge }}_window_h is null
+    {% endfor %}
     {% if days() == 'local' %}
     union all
     select
