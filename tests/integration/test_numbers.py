@@ -11,6 +11,7 @@ import math
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -173,6 +174,70 @@ def test_implausible_value_becomes_null_and_is_listed(stack: Stack) -> None:
     stack.build()
     assert {row["city"] for row in stack.query("from observation_issues")} == {"B", "D", "E"}
     assert {row["city"] for row in stack.query("from weather_daily")} == set("ABC"), "an excluded day has no row"
+
+
+# Finite values at the limits of a double: the smallest one, one that a hundredth of is zero, the largest ones.
+EXTREMES = {"smallest": 5e-324, "almost zero": 1e-323, "largest": 1.7e308, "lowest": -1.7e308}
+FIELDS = {  # by section of the response
+    "main": ("temp", "feels_like", "humidity", "pressure"),
+    "wind": ("speed", "deg", "gust"),
+    "clouds": ("all",),
+    "rain": ("1h",),
+    "snow": ("3h",),
+    "coord": ("lat", "lon"),
+}
+UNITS = ("imperial", "metric", "standard")
+
+
+def insert_extremes(connection: Connection, day: str = "2026-03-10") -> int:
+    """Insert observations with extreme values: each field alone, all fields, and other numbers; return their number."""
+    time, inserted = at(f"{day} 05:00"), 0
+    for name, value in EXTREMES.items():
+        alone = [
+            {**answer(time), section: {**answer(time).get(section, {}), field: value}}
+            for section, fields in FIELDS.items()
+            for field in fields
+        ]
+        every = answer(time, **{section: dict.fromkeys(fields, value) for section, fields in FIELDS.items()})
+        others = {**every, "visibility": value, "timezone": value, "id": value, "weather": [{"id": value}]}
+        others["sys"] = {"sunrise": value, "sunset": value}
+        for units in UNITS:
+            for number, data in enumerate((*alone, every, others)):
+                connection.execute(
+                    "insert into raw.weather_observations (city, units, data) values (%s, %s, %s)",
+                    (f"{name} {units} {number}", units, json.dumps(data)),
+                )
+                inserted += 1
+    return inserted
+
+
+def test_extreme_values_are_zero_or_implausible(stack: Stack) -> None:
+    with as_ingestion(stack) as connection:
+        insert_extremes(connection)
+    report = stack.build()
+    assert (report["status"], report["tests_warned"]) == ("success", 1), "the condition code 0 is unknown"
+    number = sum(map(len, FIELDS.values()))  # the observation with every field
+    rows, days = (
+        {row["city"]: row for row in stack.query(f"from {name}")} for name in ("stg_weather", "weather_daily")
+    )
+    issues = Counter(row["city"] for row in stack.query("from observation_issues"))
+    assert rows.keys() == days.keys()
+    for units, freezing in (("imperial", 0.0), ("metric", 32.0), ("standard", None)):  # 0 kelvin is implausible
+        for name in (f"smallest {units}", f"almost zero {units}"):
+            row = rows[f"{name} {number}"]
+            for column in ("temperature_f", "feels_like_f"):
+                assert row[column] == (None if freezing is None else pytest.approx(freezing)), (name, column)
+            for column in ("humidity_pct", "wind_speed_mph", "wind_gust_mph", "rain_mm", "snow_mm", "latitude_deg"):
+                assert row[column] == pytest.approx(0), (name, column)
+            assert (row["pressure_hpa"], row["dew_point_f"]) == (None, None), name
+            assert days[f"{name} 2"]["dew_point_mean_f"] is None, "a hundredth of the humidity is zero"
+        for name in (f"largest {units}", f"lowest {units}"):
+            row = rows[f"{name} {number + 1}"]
+            assert {column for column, value in row.items() if value is not None} == {
+                *("id", "city", "ingested_at", "observation_timestamp", "rain_window_h", "snow_window_h", "revision"),
+                *("observation_date", "day_zone"),
+            }, name
+            assert issues[f"{name} {number}"] == number, name
 
 
 def add_schedule(stack: Stack, schedule: str, valid_from: str) -> None:
