@@ -359,6 +359,73 @@ def test_records_and_months_compare_only_days_that_were_observed_enough(stack: S
     assert (month["rain_mm"], month["rain_compared_mm"], month["rain_mean_earlier_mm"]) == (48, 24, 23)
 
 
+LOST = {  # the section of a response without a temperature
+    "absent": {},
+    "null": {"temp": None},
+    "implausible": {"temp": -459.67},
+}
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_records_and_months_count_a_value_only_if_it_was_observed_enough(stack: Stack, lost: str) -> None:
+    """Temperature and wind are known in one hour of each July 2, in 17 hours of July 1, 2025, and in 18 of July 3."""
+    with as_ingestion(stack) as connection:
+        for year, temperature in ((2025, 60), (2026, 70)):
+            for day, known in ((1, 24), (2, 1), (3, 18), (4, 24)):
+                if (year, day) == (2025, 1):
+                    known = 17
+                for hour in range(24):
+                    time = at(f"{year}-07-0{day} 00:00") + hour * HOUR
+                    data = answer(time, rain={"1h": 1.0}, main={"temp": temperature + day + hour % 12})
+                    data["wind"] = {"speed": day, "gust": 2 * day}
+                    if hour < 24 - known:
+                        data["main"], data["wind"] = LOST[lost], {"speed": -1 if lost == "implausible" else None}
+                    elif known == 1:  # the last hour of the day: warm for a night, cool for a day, and windy
+                        data |= {"main": {"temp": 50 if year == 2025 else 90}, "wind": {"speed": 99, "gust": 120}}
+                    insert(connection, "A", data)
+    stack.build("--as-of", "2026-07-05 12:00+00:00")
+    days = stack.query("from weather_daily where observation_date between '2026-07-01' and '2026-07-04' order by all")
+    found = [tuple(day[name] for name in HOURS_OF_A_DAY[:3]) for day in days]
+    assert found == [(24, 24, 24), (24, 1, 1), (24, 18, 18), (24, 24, 24)]
+    assert all(day["is_observed_enough"] for day in days)
+    records = {row["record"]: row for row in stack.query("from weather_records")}
+    assert {name: (row["value"], row["observation_date"]) for name, row in records.items()} == {
+        "hottest day": (85, "2026-07-04"),
+        "coldest day": (63, "2025-07-03"),
+        "warmest night": (74, "2026-07-04"),
+        "coolest day": (74, "2025-07-03"),
+        "windiest day": (4, "2025-07-04"),
+        "strongest wind": (4, "2025-07-04"),
+        "strongest gust": (8, "2025-07-04"),
+        "wettest day": (24, "2025-07-01"),
+    }
+    for name, row in records.items():
+        counts = (8, 2) if name == "wettest day" else (5, 3)
+        assert (row["days_observed"], row["days_left_out"]) == counts, name
+    (month,) = stack.query("from weather_month_to_date")
+    same(month, MONTH, lost)
+
+
+MONTH = {
+    "through": "2026-07-04",
+    "days_observed": 4,
+    "temperature_days_observed": 3,  # 1, 3, and 4
+    "days_compared": 2,  # 3 and 4
+    "days_earlier": 2,
+    "earlier_years": 1,
+    "temperature_min_f": 71,
+    "temperature_min_earlier_f": 63,
+    "temperature_max_f": 85,
+    "temperature_max_earlier_f": 75,
+    "temperature_difference_f": 10.0,
+    "cooling_degree_days_compared_f": 28.0,
+    "cooling_degree_days_mean_earlier_f": 8.0,
+    "rain_days_observed": 4,
+    "rain_days_compared": 4,
+    "rain_mm": 95.0,
+}
+
+
 def test_cities_are_described_by_their_newest_observation(stack: Stack) -> None:
     with as_ingestion(stack) as connection:
         insert(connection, "A", answer(at("2026-03-10 12:00"), name="New Name"))
@@ -596,6 +663,11 @@ def test_local_days(stack: Stack) -> None:
     assert report["full_refresh"] is True, "a change of the days builds everything again"
 
 
+HOURS_OF_A_DAY = (
+    *("hours_observed", "temperature_hours_observed", "wind_hours_observed"),
+    *("rain_covered_h", "snow_covered_h"),
+)
+
 def raw_rows(stack: Stack) -> list[Row]:
     """Return the raw rows."""
     with administrator(stack) as connection:
@@ -768,7 +840,12 @@ def test_random_histories_equal_the_reference_and_a_rebuild(stack: Stack) -> Non
         )
         for city in cities[::2]:  # a whole time of complete days, for records and months
             for hour in range(60):
-                history.rows.append(insert(connection, city, history.response(at("2026-03-26 00:00") + hour * HOUR)))
+                data = history.response(at("2026-03-26 00:00") + hour * HOUR)
+                if city in cities[::4] and 24 <= hour < 46:  # the thermometer is lost for most of a day
+                    data["main"]["temp"] = None
+                if city in cities[::6] and hour < 23:
+                    data["wind"] = {"speed": None}
+                history.rows.append(insert(connection, city, data))
                 history.rows.append(insert(connection, city, history.response(at("2025-03-26 00:00") + hour * HOUR)))
     duration = 5.0  # of a build, for the kills
     for number in range(4):
