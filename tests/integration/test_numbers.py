@@ -10,12 +10,14 @@ import json
 import math
 import os
 import random
+import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -25,6 +27,7 @@ from tests.integration import reference
 from tests.integration.reference import HOUR, Exclusion, Row
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack
+from tests.scripts import PROJECT
 
 HISTORIES, SEED = int(os.environ.get("HOMELAB_HISTORIES", "20")), int(os.environ.get("HOMELAB_SEED", "1"))
 KILLS = int(os.environ.get("HOMELAB_KILLS", "1"))  # before each of the histories' builds
@@ -667,6 +670,42 @@ HOURS_OF_A_DAY = (
     *("hours_observed", "temperature_hours_observed", "wind_hours_observed"),
     *("rain_covered_h", "snow_covered_h"),
 )
+NEW_DAY = at("2026-10-25 00:00")  # at the offset 0; in Berlin the day has 25 hours
+LONG_DAYS = {  # offset by the hours since then, and the longest date's hours
+    "a date in all offsets": (lambda hour: 14 if hour < 10 else 0 if hour <= 12 else -12, 50),
+    "moved to the west at noon": (lambda hour: 2 if hour < 12 else -4, 30),
+    "moved to the east at noon": (lambda hour: -4 if hour < 12 else 2, 18),
+}
+
+
+def test_local_days_of_every_possible_length_are_published(stack: Stack) -> None:
+    add_schedule(stack, "*/10 * * * *", "2026-10-01 00:00")
+    minutes = range(-20 * 60, 40 * 60, 10)
+    with administrator(stack) as connection:
+        connection.execute("insert into raw.city_settings values ('Berlin', 'Europe/Berlin')")
+        for minute in minutes:
+            insert(connection, "Berlin", answer(NEW_DAY + minute * 60))
+            for name, (offset_at, _) in LONG_DAYS.items():
+                insert(connection, name, answer(NEW_DAY + minute * 60, timezone=offset_at(minute / 60) * HOUR))
+    stack.build("--as-of", "2026-10-28 00:00+00:00", WEATHER_DAYS="local")
+    found = {row["city"]: row for row in stack.query("from weather_daily where observation_date = '2026-10-25'")}
+    for name, hours in (("Berlin", 25), *((name, hours) for name, (_, hours) in LONG_DAYS.items())):
+        assert {column: found[name][column] for column in HOURS_OF_A_DAY} == dict.fromkeys(HOURS_OF_A_DAY, hours), name
+        assert completeness(stack, name)["2026-10-25"] == (6 * hours, 6 * hours, 0), name
+
+
+@pytest.mark.parametrize(("base", "temperature"), [(120, -129.0), (-100, 139.0)])
+def test_degree_days_are_counted_from_each_base(stack: Stack, tmp_path: Path, base: int, temperature: float) -> None:
+    project = tmp_path / "dbt"
+    shutil.copytree(PROJECT, project)
+    settings = project / "dbt_project.yml"
+    settings.write_text(settings.read_text().replace("degree_day_base_f: 65", f"degree_day_base_f: {base}"))
+    with as_ingestion(stack) as connection:
+        insert(connection, "A", answer(at("2026-03-10 12:00"), main={"temp": temperature}))
+    assert stack.build("--project", str(project))["status"] == "success"
+    (day,) = stack.query("select heating_degree_days_f as heating, cooling_degree_days_f as cooling from weather_daily")
+    assert day == {"heating": max(base - temperature, 0), "cooling": max(temperature - base, 0)}
+
 
 def raw_rows(stack: Stack) -> list[Row]:
     """Return the raw rows."""
