@@ -247,11 +247,18 @@ def daily(city: City) -> dict[str, Values]:
             "wind_speed_mean_mph": mean([mean([measured(row)["wind_speed_mph"] for row in rows]) for rows in hours]),
             "wind_direction_mean_deg": direction([vector(rows) for rows in hours]),
             "hours_observed": len(hours),
+            "temperature_hours_observed": hours_with(hours, "temperature_f"),
+            "wind_hours_observed": hours_with(hours, "wind_speed_mph"),
             "is_observed_enough": len(hours) >= ENOUGH,
             **_sums(rain.get(day, [0, 0]), "rain"),
             **_sums(snow.get(day, [0, 0]), "snow"),
         }
     return found
+
+
+def hours_with(hours: Sequence[Sequence[Row]], name: str) -> int:
+    """Return the number of hours with a value of this name."""
+    return sum(any(measured(row)[name] is not None for row in rows) for rows in hours)
 
 
 def completeness(city: City, schedule: Sequence[int], as_of: int) -> dict[str, tuple[int, int]]:
@@ -281,21 +288,20 @@ def nearest(schedule: Sequence[int], time: int) -> int:
 def records(days: dict[str, Values], today: str) -> dict[str, tuple[float, str]]:
     """Return the value and day of the records."""
     found = {}
-    for record, column, sign in (
-        ("hottest day", "temperature_max_f", -1),
-        ("coldest day", "temperature_min_f", 1),
-        ("warmest night", "temperature_min_f", -1),
-        ("wettest day", "rain_mm", -1),
+    for record, column, sign, hours in (
+        ("hottest day", "temperature_max_f", -1, "temperature_hours_observed"),
+        ("coldest day", "temperature_min_f", 1, "temperature_hours_observed"),
+        ("warmest night", "temperature_min_f", -1, "temperature_hours_observed"),
+        ("windiest day", "wind_speed_mean_mph", -1, "wind_hours_observed"),
+        ("wettest day", "rain_mm", -1, "rain_covered_h"),
     ):
         best: list[tuple[float, str]] = []
         for day, values in days.items():
             value = values[column]
-            if value is None or day >= today:
+            if value is None or day >= today or values[hours] < ENOUGH or (column == "rain_mm" and not value):
                 continue
-            if column == "rain_mm" and value > 0 and values["rain_covered_h"] >= ENOUGH:
-                best.append((sign * value, day))
-            if column != "rain_mm" and values["is_observed_enough"]:
-                best.append((sign * value, day))
+            # Rounded, as the last digits of a mean depend on the order.
+            best.append((sign * round(value, 6), day))
         if best:
             value, day = min(best)
             found[record] = sign * value, day
@@ -308,16 +314,18 @@ def month_to_date(days: dict[str, Values], today: str) -> Values | None:
     if not counts:
         return None
     through = max(counts)
-    present = {day: values for day, values in counts.items() if through[:8] == day[:8]}
+    known = {day: values for day, values in counts.items() if values["temperature_hours_observed"] >= ENOUGH}
+    present = {day: values for day, values in known.items() if through[:8] == day[:8]}
     same = {
-        day: [values for other, values in counts.items() if other[4:] == day[4:] and other[:4] < day[:4]]
+        day: [values for other, values in known.items() if other[4:] == day[4:] and other[:4] < day[:4]]
         for day in present
     }
     compared = [day for day in present if same[day]]
     means = [mean([values["temperature_mean_f"] for values in same[day]]) for day in compared]
     return {
         "through": through,
-        "days_observed": len(present),
+        "days_observed": sum(through[:8] == day[:8] for day in counts),
+        "temperature_days_observed": len(present),
         "days_compared": len(compared),
         "days_earlier": sum(len(same[day]) for day in compared),
         "temperature_mean_f": mean([values["temperature_mean_f"] for values in present.values()]),

@@ -12,7 +12,8 @@ import pytest
 
 from tests.integration import clickhouse_server
 from tests.integration.conftest import write_profiles
-from tests.integration.test_marts import all_samples, insert
+from tests.integration.test_marts import all_samples, check_upgrade, insert
+from tests.integration.test_numbers import as_ingestion, insert_extremes
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack
 from tests.scripts import SHARED_SCRIPTS
@@ -62,18 +63,20 @@ def test_builds_have_the_same_rows_as_those_of_the_file_also_after_moves(
 ) -> None:
     samples = all_samples()
     insert(stack, samples[:3000])
+    with as_ingestion(stack) as connection:
+        extremes = insert_extremes(connection, "2013-01-05")
     reports = [each.build(*AS_OF) for each in (stack, clickhouse)]
     assert all(report["full_refresh"] for report in reports)
     # No test is left out: those of the landed rows ran in DuckDB, all others in ClickHouse.
     assert reports[0]["tests_passed"] == reports[1]["tests_passed"] > 70
     found = compare(stack, clickhouse)
-    assert found["landing_weather"] == 3000
+    assert found["landing_weather"] == 3000 + extremes
     # New and repeated observations, and an exclusion: an increment.
     insert(stack, samples[2900:5000])
     exclude_a_day(stack)
     assert not any(each.build(*AS_OF)["full_refresh"] for each in (stack, clickhouse))
     more = compare(stack, clickhouse)
-    assert more["landing_weather"] == 5100
+    assert more["landing_weather"] == 5100 + extremes
     assert more["weather_hourly"] > found["weather_hourly"]
     check_readers(server, more)
     logged = "".join(path.read_text() for path in clickhouse.data.glob("logs/dbt.log*"))
@@ -84,12 +87,12 @@ def test_builds_have_the_same_rows_as_those_of_the_file_also_after_moves(
         server.query(f"drop database {database}")
     insert(stack, samples[5000:5500])
     assert not any(each.build(*AS_OF)["full_refresh"] for each in (stack, clickhouse))
-    assert compare(stack, clickhouse)["landing_weather"] == 5600
+    assert compare(stack, clickhouse)["landing_weather"] == 5600 + extremes
     # Without access to ClickHouse, builds continue in the file, which has all rows.
     in_file = replace(clickhouse, variables={})
     insert(stack, samples[5500:5600])
     assert not in_file.build(*AS_OF)["full_refresh"]
-    assert in_file.query("select count(*) as rows from landing.landing_weather") == [{"rows": 5700}]
+    assert in_file.query("select count(*) as rows from landing.landing_weather") == [{"rows": 5700 + extremes}]
 
 
 def check_readers(server: clickhouse_server.Server, rows: dict[str, int]) -> None:
@@ -112,6 +115,14 @@ def check_moves(stack: Stack, clickhouse: Stack, server: clickhouse_server.Serve
     server.query(f"alter table main.weather_daily {change}")
     assert "main.weather_daily has " in clickhouse.script(*move, "file", expect=EXIT.failed).stderr
     assert (clickhouse.data / "history_in").read_text().strip() == "clickhouse"
+
+
+def test_hourly_build_after_an_upgrade_adds_columns_to_the_whole_history(
+    clickhouse: Stack, server: clickhouse_server.Server, tmp_path: Path
+) -> None:
+    check_upgrade(clickhouse, tmp_path)
+    counts = "select countIf(temperature_hours_observed > 0), count() from weather.weather_daily"
+    assert len(set(server.query(counts).split())) == 1
 
 
 def printed(python: Path, folder: Path, program: str) -> list[str]:

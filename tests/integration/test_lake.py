@@ -16,7 +16,7 @@ from homelab.model import DatabaseGrant
 from homelab.services.database_grants import schema_of
 from tests.integration import seaweed
 from tests.integration.conftest import write_profiles
-from tests.integration.test_marts import all_samples, insert
+from tests.integration.test_marts import all_samples, check_upgrade, insert
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack
 from tests.scripts import script
@@ -142,6 +142,13 @@ def test_builds_have_the_same_rows_as_those_of_the_file(stack: Stack, lake: Stac
     assert lake.variables
     logged = "".join(path.read_text() for path in lake.data.glob("logs/dbt.log*"))
     assert lake.environment["S3_SECRET_ACCESS_KEY"] not in logged
+
+
+def test_hourly_build_after_an_upgrade_adds_columns_to_the_whole_history(lake: Stack, tmp_path: Path) -> None:
+    check_upgrade(lake, tmp_path)
+    begin = datetime.now(UTC)
+    days = query_at(lake, begin, "select count(*) as days, count(wind_hours_observed) as known from weather_daily")
+    assert days[0]["days"] == days[0]["known"] > 0
 
 
 def test_query_at_a_time_reads_an_earlier_build_and_never_half_of_one(stack: Stack, lake: Stack) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -18,10 +20,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
 from homelab.lab.observations import PLACES, answer, load
 from tests.integration.test_pipeline import CITIES, Stack
 from tests.integration.test_pipeline import stack as stack
+from tests.scripts import PROJECT
 
 from contract import EXIT  # isort: skip
 
@@ -138,6 +142,8 @@ def daily(seen: pd.DataFrame) -> pd.DataFrame:
     """Compute weather_daily with pandas."""
     seen = seen.sort_values("time")
     seen["gap"] = seen.groupby(["city", "day"])["time"].diff().dt.total_seconds() / 3600
+    seen["temperature_hour"] = seen["hour"].where(seen["temperature"].notna())
+    seen["wind_hour"] = seen["hour"].where(seen["wind"].notna())
     days = (
         seen.groupby(["city", "day"])
         .agg(
@@ -151,13 +157,16 @@ def daily(seen: pd.DataFrame) -> pd.DataFrame:
             wind_speed_max_mph=("wind", "max"),
             wind_gust_max_mph=("gust", "max"),
             hours_observed=("hour", "nunique"),
+            temperature_hours_observed=("temperature_hour", "nunique"),
+            wind_hours_observed=("wind_hour", "nunique"),
             longest_gap_h=("gap", "max"),
         )
         .reset_index()
     )
     before = seen["time"] - pd.Timedelta(hours=1)
     days = with_precipitation(days, seen.assign(day=before.dt.strftime("%Y-%m-%d")), "day")
-    days["hours_observed"] = days["hours_observed"].fillna(0)
+    hours = ["hours_observed", "temperature_hours_observed", "wind_hours_observed"]
+    days[hours] = days[hours].fillna(0)
     middle = (days["temperature_min_f"] + days["temperature_max_f"]) / 2
     days["heating_degree_days_f"] = (65 - middle).clip(lower=0)
     days["cooling_degree_days_f"] = (middle - 65).clip(lower=0)
@@ -175,15 +184,15 @@ def check(stack: Stack, samples: Sequence[Sample]) -> None:
 
     records = stack.table("weather_records").set_index(["city", "record"])
     for city, own in days.groupby("city"):
-        for record, column, end in (
-            ("hottest day", "temperature_max_f", "max"),
-            ("wettest day", "rain_mm", "max"),
-            ("coldest day", "temperature_min_f", "min"),
-            ("strongest gust", "wind_gust_max_mph", "max"),
+        for record, column, end, hours in (
+            ("hottest day", "temperature_max_f", "max", "temperature_hours_observed"),
+            ("wettest day", "rain_mm", "max", "covered"),
+            ("coldest day", "temperature_min_f", "min", "temperature_hours_observed"),
+            ("strongest gust", "wind_gust_max_mph", "max", "wind_hours_observed"),
         ):
-            own = own[own["covered" if column == "rain_mm" else "hours_observed"] >= 18]
-            values = own[column].round(6)  # the last digit of a sum depends on the order
-            first = own.loc[values == values.agg(end), "observation_date"].min()
+            enough = own[own[hours] >= 18]
+            values = enough[column].round(6)  # the last digit of a sum depends on the order
+            first = enough.loc[values == values.agg(end), "observation_date"].min()
             assert records.loc[(city, record), "value"] == pytest.approx(values.agg(end))
             assert records.loc[(city, record), "observation_date"] == first
 
@@ -198,7 +207,8 @@ def check(stack: Stack, samples: Sequence[Sample]) -> None:
         through = own["observation_date"].max()
         these = own[own["observation_date"].between(through[:8] + "01", through)]
         assert month.loc[city, "through"] == through
-        assert month.loc[city, "temperature_mean_f"] == pytest.approx(these["temperature_mean_f"].mean())
+        known = these[these["temperature_hours_observed"] >= 18]
+        assert month.loc[city, "temperature_mean_f"] == pytest.approx(known["temperature_mean_f"].mean())
         assert month.loc[city, "rain_mm"] == pytest.approx(these.loc[these["covered"] >= 18, "rain_mm"].sum())
 
 
@@ -292,6 +302,47 @@ def test_full_refresh_after_an_upgrade_keeps_rows_that_the_retention_dropped(sta
     insert(stack, samples[30:])
     assert stack.build()["full_refresh"] is False
     assert stack.query("select sum(observations) as n from weather_daily") == [{"n": 60}]
+
+
+NEW_COLUMNS = ("temperature_hours_observed", "wind_hours_observed")
+
+
+def earlier_version(folder: Path) -> Path:
+    """Return a copy of the dbt project in which weather_daily lacks the new columns."""
+    project = folder / "earlier"
+    shutil.copytree(PROJECT, project)
+    marts = project / "models" / "marts"
+    daily = marts / "weather_daily.sql"
+    daily.write_text("".join(line for line in daily.open() if not any(name in line for name in NEW_COLUMNS)))
+    described = yaml.safe_load((marts / "weather_daily.yml").read_text())
+    (model,) = described["models"]
+    model["columns"] = [column for column in model["columns"] if column["name"] not in NEW_COLUMNS]
+    (marts / "weather_daily.yml").write_text(
+        re.sub(rf"- ({'|'.join(NEW_COLUMNS)})\n\s*", "", yaml.safe_dump(described))
+    )
+    for name in ("weather_records.sql", "weather_month_to_date.sql", "marts.yml"):
+        text = (marts / name).read_text()
+        (marts / name).write_text(re.sub("|".join(NEW_COLUMNS), "hours_observed", text))
+    return project
+
+
+def check_upgrade(stack: Stack, folder: Path) -> None:
+    """Build with an earlier version, then hourly with this one: every day gets the new columns."""
+    samples, as_of = all_samples()[:120], ("--as-of", "2013-02-01T00:00:00+00:00")
+    insert(stack, samples[:90])
+    stack.build(*as_of, "--project", str(earlier_version(folder)))
+    (earlier,) = stack.query("from weather_daily limit 1")
+    assert not earlier.keys() & set(NEW_COLUMNS)
+    for first, last, full_refresh in ((90, 110, True), (110, 120, False)):
+        insert(stack, samples[first:last])
+        report = stack.build(*as_of)
+        assert (report["status"], report["full_refresh"]) == ("success", full_refresh)
+        wanted = daily(frame(samples[:last]))[["observation_date", *NEW_COLUMNS]]
+        pd.testing.assert_frame_equal(stack.table("weather_daily")[wanted.columns], wanted, check_dtype=False)
+
+
+def test_hourly_build_after_an_upgrade_adds_columns_to_the_whole_history(stack: Stack, tmp_path: Path) -> None:
+    check_upgrade(stack, tmp_path)
 
 
 READER = """

@@ -10,12 +10,15 @@ import json
 import math
 import os
 import random
+import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -25,6 +28,7 @@ from tests.integration import reference
 from tests.integration.reference import HOUR, Exclusion, Row
 from tests.integration.test_pipeline import Stack
 from tests.integration.test_pipeline import stack as stack
+from tests.scripts import PROJECT
 
 HISTORIES, SEED = int(os.environ.get("HOMELAB_HISTORIES", "20")), int(os.environ.get("HOMELAB_SEED", "1"))
 KILLS = int(os.environ.get("HOMELAB_KILLS", "1"))  # before each of the histories' builds
@@ -198,6 +202,70 @@ def test_implausible_value_becomes_null_and_is_listed(stack: Stack) -> None:
     assert {row["city"] for row in stack.query("from weather_daily")} == set("ABCG"), "an excluded day has no row"
 
 
+# Finite values at the limits of a double: the smallest one, one that a hundredth of is zero, the largest ones.
+EXTREMES = {"smallest": 5e-324, "almost zero": 1e-323, "largest": 1.7e308, "lowest": -1.7e308}
+FIELDS = {  # by section of the response
+    "main": ("temp", "feels_like", "humidity", "pressure"),
+    "wind": ("speed", "deg", "gust"),
+    "clouds": ("all",),
+    "rain": ("1h",),
+    "snow": ("3h",),
+    "coord": ("lat", "lon"),
+}
+UNITS = ("imperial", "metric", "standard")
+
+
+def insert_extremes(connection: Connection, day: str = "2026-03-10") -> int:
+    """Insert observations with extreme values: each field alone, all fields, and other numbers; return their number."""
+    time, inserted = at(f"{day} 05:00"), 0
+    for name, value in EXTREMES.items():
+        alone = [
+            {**answer(time), section: {**answer(time).get(section, {}), field: value}}
+            for section, fields in FIELDS.items()
+            for field in fields
+        ]
+        every = answer(time, **{section: dict.fromkeys(fields, value) for section, fields in FIELDS.items()})
+        others = {**every, "visibility": value, "timezone": value, "id": value, "weather": [{"id": value}]}
+        others["sys"] = {"sunrise": value, "sunset": value}
+        for units in UNITS:
+            for number, data in enumerate((*alone, every, others)):
+                connection.execute(
+                    "insert into raw.weather_observations (city, units, data) values (%s, %s, %s)",
+                    (f"{name} {units} {number}", units, json.dumps(data)),
+                )
+                inserted += 1
+    return inserted
+
+
+def test_extreme_values_are_zero_or_implausible(stack: Stack) -> None:
+    with as_ingestion(stack) as connection:
+        insert_extremes(connection)
+    report = stack.build()
+    assert (report["status"], report["tests_warned"]) == ("success", 1), "the condition code 0 is unknown"
+    number = sum(map(len, FIELDS.values()))  # the observation with every field
+    rows, days = (
+        {row["city"]: row for row in stack.query(f"from {name}")} for name in ("stg_weather", "weather_daily")
+    )
+    issues = Counter(row["city"] for row in stack.query("from observation_issues"))
+    assert rows.keys() == days.keys()
+    for units, freezing in (("imperial", 0.0), ("metric", 32.0), ("standard", None)):  # 0 kelvin is implausible
+        for name in (f"smallest {units}", f"almost zero {units}"):
+            row = rows[f"{name} {number}"]
+            for column in ("temperature_f", "feels_like_f"):
+                assert row[column] == (None if freezing is None else pytest.approx(freezing)), (name, column)
+            for column in ("humidity_pct", "wind_speed_mph", "wind_gust_mph", "rain_mm", "snow_mm", "latitude_deg"):
+                assert row[column] == pytest.approx(0), (name, column)
+            assert (row["pressure_hpa"], row["dew_point_f"]) == (None, None), name
+            assert days[f"{name} 2"]["dew_point_mean_f"] is None, "a hundredth of the humidity is zero"
+        for name in (f"largest {units}", f"lowest {units}"):
+            row = rows[f"{name} {number + 1}"]
+            assert {column for column, value in row.items() if value is not None} == {
+                *("id", "city", "ingested_at", "observation_timestamp", "rain_window_h", "snow_window_h", "revision"),
+                *("observation_date", "day_zone"),
+            }, name
+            assert issues[f"{name} {number}"] == number, name
+
+
 def add_schedule(stack: Stack, schedule: str, valid_from: str) -> None:
     """Record a schedule as the ingestion does."""
     with administrator(stack) as connection:
@@ -315,6 +383,73 @@ def test_records_and_months_compare_only_days_that_were_observed_enough(stack: S
     )
     assert (month["temperature_difference_f"], month["earlier_years"]) == (8, 1)
     assert (month["rain_mm"], month["rain_compared_mm"], month["rain_mean_earlier_mm"]) == (48, 24, 23)
+
+
+LOST = {  # the section of a response without a temperature
+    "absent": {},
+    "null": {"temp": None},
+    "implausible": {"temp": -459.67},
+}
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_records_and_months_count_a_value_only_if_it_was_observed_enough(stack: Stack, lost: str) -> None:
+    """Temperature and wind are known in one hour of each July 2, in 17 hours of July 1, 2025, and in 18 of July 3."""
+    with as_ingestion(stack) as connection:
+        for year, temperature in ((2025, 60), (2026, 70)):
+            for day, known in ((1, 24), (2, 1), (3, 18), (4, 24)):
+                if (year, day) == (2025, 1):
+                    known = 17
+                for hour in range(24):
+                    time = at(f"{year}-07-0{day} 00:00") + hour * HOUR
+                    data = answer(time, rain={"1h": 1.0}, main={"temp": temperature + day + hour % 12})
+                    data["wind"] = {"speed": day, "gust": 2 * day}
+                    if hour < 24 - known:
+                        data["main"], data["wind"] = LOST[lost], {"speed": -1 if lost == "implausible" else None}
+                    elif known == 1:  # the last hour of the day: warm for a night, cool for a day, and windy
+                        data |= {"main": {"temp": 50 if year == 2025 else 90}, "wind": {"speed": 99, "gust": 120}}
+                    insert(connection, "A", data)
+    stack.build("--as-of", "2026-07-05 12:00+00:00")
+    days = stack.query("from weather_daily where observation_date between '2026-07-01' and '2026-07-04' order by all")
+    found = [tuple(day[name] for name in HOURS_OF_A_DAY[:3]) for day in days]
+    assert found == [(24, 24, 24), (24, 1, 1), (24, 18, 18), (24, 24, 24)]
+    assert all(day["is_observed_enough"] for day in days)
+    records = {row["record"]: row for row in stack.query("from weather_records")}
+    assert {name: (row["value"], row["observation_date"]) for name, row in records.items()} == {
+        "hottest day": (85, "2026-07-04"),
+        "coldest day": (63, "2025-07-03"),
+        "warmest night": (74, "2026-07-04"),
+        "coolest day": (74, "2025-07-03"),
+        "windiest day": (4, "2025-07-04"),
+        "strongest wind": (4, "2025-07-04"),
+        "strongest gust": (8, "2025-07-04"),
+        "wettest day": (24, "2025-07-01"),
+    }
+    for name, row in records.items():
+        counts = (8, 2) if name == "wettest day" else (5, 3)
+        assert (row["days_observed"], row["days_left_out"]) == counts, name
+    (month,) = stack.query("from weather_month_to_date")
+    same(month, MONTH, lost)
+
+
+MONTH = {
+    "through": "2026-07-04",
+    "days_observed": 4,
+    "temperature_days_observed": 3,  # 1, 3, and 4
+    "days_compared": 2,  # 3 and 4
+    "days_earlier": 2,
+    "earlier_years": 1,
+    "temperature_min_f": 71,
+    "temperature_min_earlier_f": 63,
+    "temperature_max_f": 85,
+    "temperature_max_earlier_f": 75,
+    "temperature_difference_f": 10.0,
+    "cooling_degree_days_compared_f": 28.0,
+    "cooling_degree_days_mean_earlier_f": 8.0,
+    "rain_days_observed": 4,
+    "rain_days_compared": 4,
+    "rain_mm": 95.0,
+}
 
 
 def test_cities_are_described_by_their_newest_observation(stack: Stack) -> None:
@@ -629,6 +764,47 @@ def test_local_days(stack: Stack) -> None:
     assert report["full_refresh"] is True, "a change of the days builds everything again"
 
 
+HOURS_OF_A_DAY = (
+    *("hours_observed", "temperature_hours_observed", "wind_hours_observed"),
+    *("rain_covered_h", "snow_covered_h"),
+)
+NEW_DAY = at("2026-10-25 00:00")  # at the offset 0; in Berlin the day has 25 hours
+LONG_DAYS = {  # offset by the hours since then, and the longest date's hours
+    "a date in all offsets": (lambda hour: 14 if hour < 10 else 0 if hour <= 12 else -12, 50),
+    "moved to the west at noon": (lambda hour: 2 if hour < 12 else -4, 30),
+    "moved to the east at noon": (lambda hour: -4 if hour < 12 else 2, 18),
+}
+
+
+def test_local_days_of_every_possible_length_are_published(stack: Stack) -> None:
+    add_schedule(stack, "*/10 * * * *", "2026-10-01 00:00")
+    minutes = range(-20 * 60, 40 * 60, 10)
+    with administrator(stack) as connection:
+        connection.execute("insert into raw.city_settings values ('Berlin', 'Europe/Berlin')")
+        for minute in minutes:
+            insert(connection, "Berlin", answer(NEW_DAY + minute * 60))
+            for name, (offset_at, _) in LONG_DAYS.items():
+                insert(connection, name, answer(NEW_DAY + minute * 60, timezone=offset_at(minute / 60) * HOUR))
+    stack.build("--as-of", "2026-10-28 00:00+00:00", WEATHER_DAYS="local")
+    found = {row["city"]: row for row in stack.query("from weather_daily where observation_date = '2026-10-25'")}
+    for name, hours in (("Berlin", 25), *((name, hours) for name, (_, hours) in LONG_DAYS.items())):
+        assert {column: found[name][column] for column in HOURS_OF_A_DAY} == dict.fromkeys(HOURS_OF_A_DAY, hours), name
+        assert completeness(stack, name)["2026-10-25"] == (6 * hours, 6 * hours, 0), name
+
+
+@pytest.mark.parametrize(("base", "temperature"), [(120, -129.0), (-100, 139.0)])
+def test_degree_days_are_counted_from_each_base(stack: Stack, tmp_path: Path, base: int, temperature: float) -> None:
+    project = tmp_path / "dbt"
+    shutil.copytree(PROJECT, project)
+    settings = project / "dbt_project.yml"
+    settings.write_text(settings.read_text().replace("degree_day_base_f: 65", f"degree_day_base_f: {base}"))
+    with as_ingestion(stack) as connection:
+        insert(connection, "A", answer(at("2026-03-10 12:00"), main={"temp": temperature}))
+    assert stack.build("--project", str(project))["status"] == "success"
+    (day,) = stack.query("select heating_degree_days_f as heating, cooling_degree_days_f as cooling from weather_daily")
+    assert day == {"heating": max(base - temperature, 0), "cooling": max(temperature - base, 0)}
+
+
 def raw_rows(stack: Stack) -> list[Row]:
     """Return the raw rows."""
     with administrator(stack) as connection:
@@ -801,7 +977,12 @@ def test_random_histories_equal_the_reference_and_a_rebuild(stack: Stack) -> Non
         )
         for city in cities[::2]:  # a whole time of complete days, for records and months
             for hour in range(60):
-                history.rows.append(insert(connection, city, history.response(at("2026-03-26 00:00") + hour * HOUR)))
+                data = history.response(at("2026-03-26 00:00") + hour * HOUR)
+                if city in cities[::4] and 24 <= hour < 46:  # the thermometer is lost for most of a day
+                    data["main"]["temp"] = None
+                if city in cities[::6] and hour < 23:
+                    data["wind"] = {"speed": None}
+                history.rows.append(insert(connection, city, data))
                 history.rows.append(insert(connection, city, history.response(at("2025-03-26 00:00") + hour * HOUR)))
     duration = 5.0  # of a build, for the kills
     for number in range(4):

@@ -19,10 +19,10 @@ case {{ units }}
 
 {% macro mph_to_ms(value) -%} {{ value }} * 0.44704 {%- endmacro %}
 
-{# The dew point in °F by Magnus (17.625, 243.04 °C); null at zero humidity. #}
+{# The dew point in °F by Magnus (17.625, 243.04 °C); null if the humidity, divided, is zero. #}
 {% macro dew_point(temperature_f, humidity_pct) -%}
     {% set celsius = "((" ~ temperature_f ~ " - 32) / 1.8)" %}
-    {% set gamma = "(ln(nullif(" ~ humidity_pct ~ ", 0) / 100) + 17.625 * " ~ celsius ~ " / (243.04 + " ~ celsius ~ "))" %}
+    {% set gamma = "(ln(nullif(" ~ humidity_pct ~ " / 100, 0)) + 17.625 * " ~ celsius ~ " / (243.04 + " ~ celsius ~ "))" %}
     243.04 * {{ gamma }} / (17.625 - {{ gamma }}) * 1.8 + 32
 {%- endmacro %}
 

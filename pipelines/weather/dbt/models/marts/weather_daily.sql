@@ -79,6 +79,8 @@ means as (
         city,
         observation_date,
         count(*) as hours_observed,
+        count(temperature_f) as temperature_hours_observed,
+        count(wind_speed_mph) as wind_hours_observed,
         avg(temperature_f) as temperature_mean_f,
         avg(dew_point_f) as dew_point_mean_f,
         avg(humidity_pct) as humidity_mean_pct,
@@ -171,6 +173,8 @@ select
     case when temperature_min_f is not null then {{ degrees_f }} / 1.8 end as {{ name }}_degree_days_c,
     {% endfor %}
     coalesce(hours_observed, 0) as hours_observed,
+    coalesce(temperature_hours_observed, 0) as temperature_hours_observed,
+    coalesce(wind_hours_observed, 0) as wind_hours_observed,
     {{ boolean_of('coalesce(hours_observed, 0) >= ' ~ var('enough_hours_of_a_day')) }} as is_observed_enough,
     longest_gap_h,
     first_observation_at,

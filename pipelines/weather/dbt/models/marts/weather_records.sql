@@ -1,6 +1,6 @@
 {{ config(materialized='view') }}
 
--- record: column without its unit, units, sort order, and the column that must be observed enough
+-- record: column without its unit, units, sort order
 {% set records = {
     'hottest day': ('temperature_max', ('f', 'c'), 'desc'),
     'coldest day': ('temperature_min', ('f', 'c'), 'asc'),
@@ -12,19 +12,26 @@
     'wettest day': ('rain', ('mm',), 'desc'),
     'snowiest day': ('snow', ('mm',), 'desc'),
 } %}
+-- The hours of the day for which a record's column is known: of gusts, which many observations omit, those of the wind.
+{% set known_hours = {
+    'temperature': 'temperature_hours_observed',
+    'wind': 'wind_hours_observed',
+    'rain': 'rain_covered_h',
+    'snow': 'snow_covered_h',
+} %}
 
 with days as (
     select
-        *,
-        is_observed_enough and not is_running as is_compared,
-        rain_covered_h >= {{ var('enough_hours_of_a_day') }} and not is_running as is_rain_compared,
-        snow_covered_h >= {{ var('enough_hours_of_a_day') }} and not is_running as is_snow_compared
+        *{% for measured, hours in known_hours.items() %},
+        {{ hours }} >= {{ var('enough_hours_of_a_day') }} and not is_running as is_{{ measured }}_compared
+        {%- endfor %}
+
     from ({{ days_with_running() }}) as days
 ),
 
 ranked as (
     {% for record, (column, units, order) in records.items() %}
-    {% set compared = "is_" ~ column ~ "_compared" if column in ('rain', 'snow') else "is_compared" %}
+    {% set compared = "is_" ~ column.split('_')[0] ~ "_compared" %}
     select
         city,
         '{{ record }}' as record,
