@@ -112,12 +112,12 @@ def main() -> None:
         if child == 0:
             status = 70
             try:
+                _say(os.getpid())  # by itself, or its output could come first
                 status = _child(job)
             finally:
                 if status == 70:
                     traceback.print_exc()
                 os._exit(status)  # whatever happens: this process must not go on with the loop
-        _say(child)
         _say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         _say(None)
 
