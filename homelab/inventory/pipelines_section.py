@@ -14,7 +14,6 @@ from homelab.inventory.pipeline_manifest import Manifest, read_manifest
 from homelab.inventory.pipeline_reads import with_reads
 from homelab.inventory.pipeline_stream import with_stream
 from homelab.inventory.section import Section
-from homelab.inventory.service_checks import part_error
 from homelab.inventory.value_types import ValueType, anchored, nullable
 from homelab.inventory.weather_section import WeatherSection
 from homelab.inventory.yaml_source import KeyPath
@@ -107,10 +106,6 @@ def read_pipelines(
                 for error in _clickhouse_errors(weather, services):
                     section.problem(error, name, "target")
             manifests.append(manifest)
-            for container in containers:
-                size = manifest.pipeline.memory if ANALYTICS in container.services else None
-                if size and (error := part_error(container, "memory", size)):
-                    manifest.section.problem(error, "limits", "memory")
             if error := _bucket_error(name, containers):
                 section.problem(error, name)
             if lake and (error := _lake_error(manifest.pipeline, containers, services)):

@@ -75,11 +75,11 @@ def check_parts(sections: Mapping[str, Section], containers: Sequence[Container]
             for key in declaration_of(type(service)).keys.values():
                 if key.option.part_of and section.has(key.name):
                     size = getattr(service, field_name(key.name))
-                    if error := part_error(container, key.option.part_of, size):
+                    if error := _part_error(container, key.option.part_of, size):
                         section.problem(error, key.name)
 
 
-def part_error(container: Container, whole: str, size: Size) -> str:
+def _part_error(container: Container, whole: str, size: Size) -> str:
     """Return the reason why a size does not fit into the memory or the disk of a container, or ""."""
     shape = container.shape
     if whole == "memory":

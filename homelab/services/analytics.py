@@ -43,8 +43,7 @@ class Analytics(Service):
         int, Option("Number of models that dbt builds in parallel, unless the pipeline has a limit.", low=1, high=64)
     ] = 2
     memory_limit: Annotated[
-        Size,
-        Option("Memory that DuckDB may use, unless the pipeline has a limit.", low=Size("64MiB"), part_of="memory"),
+        Size, Option("Memory that DuckDB may use, unless the pipeline has a limit.", low=Size("64MiB"))
     ] = Size("2GB")
     docs: Annotated[bool, Option("Serve the dbt docs of the pipelines; the gateway publishes them.")] = False
 
