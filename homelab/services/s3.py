@@ -90,9 +90,9 @@ class S3(Service):
             examples=({"reports": {"read": ["exports"]}},),
         ),
     ] = field(default_factory=dict)
-    reserve: Annotated[
-        Size, Option("Free space of the disk below which SeaweedFS only reads.", low=Size("100MB"), part_of="disk")
-    ] = Size("1GB")
+    reserve: Annotated[Size, Option("Free space of the disk below which SeaweedFS only reads.", low=Size("100MB"))] = (
+        Size("1GB")
+    )
 
     def option_errors(self) -> Iterator[tuple[Sequence[str | int], str]]:
         """Return options of the other kind of storage, and buckets that are missing or used twice."""

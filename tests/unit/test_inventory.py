@@ -548,7 +548,6 @@ TOO_LARGE = "must be at most the"
         ),
         ("broker: {disk: 8GB}", "memory: 512, disk: 4", f"broker.disk: {TOO_LARGE} disk of box, 4 GiB"),
         ("broker: {disk: 8GB}", "memory: 512, disk: 4, mounts: {/data: 8}", ""),
-        ("s3: {reserve: 1TB}", "memory: 512, disk: 4", f"s3.reserve: {TOO_LARGE} disk of box, 4 GiB"),
         ("prometheus: {retention_size: 5GB}", "memory: 512, disk: 4", f"prometheus.retention_size: {TOO_LARGE} disk"),
     ],
 )
