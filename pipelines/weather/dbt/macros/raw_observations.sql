@@ -87,18 +87,17 @@ postgres_query('{{ source.database }}', $sql$
             {%- for name, path in raw_fields().items() %},
             data ->> '/{{ path | replace(',', '/') }}' as {{ name }}
             {%- endfor %}
-            {%- for gauge in ('rain', 'snow') %},
+            {%- for gauge in ('rain', 'snow') %}
+            {%- set is_empty = "json_type(data, '/" ~ gauge ~ "') = 'OBJECT' and (data ->> '/" ~ gauge ~ "') = '{}'" %},
             case
                 when json_exists(data, '/{{ gauge }}/1h') then data ->> '/{{ gauge }}/1h'
                 when json_exists(data, '/{{ gauge }}/3h') then data ->> '/{{ gauge }}/3h'
-                when not json_exists(data, '/{{ gauge }}')
-                    or (json_type(data, '/{{ gauge }}') = 'OBJECT' and (data ->> '/{{ gauge }}') = '{}') then '0'
+                when not json_exists(data, '/{{ gauge }}') or ({{ is_empty }}) then '0'
             end as {{ gauge }},
             case
                 when json_exists(data, '/{{ gauge }}/1h') then 1
                 when json_exists(data, '/{{ gauge }}/3h') then 3
-                when not json_exists(data, '/{{ gauge }}') or json_type(data, '/{{ gauge }}') = 'NULL'
-                    or (json_type(data, '/{{ gauge }}') = 'OBJECT' and (data ->> '/{{ gauge }}') = '{}') then 1
+                when not json_exists(data, '/{{ gauge }}') or json_type(data, '/{{ gauge }}') = 'NULL' or ({{ is_empty }}) then 1
             end as {{ gauge }}_window_h
             {%- endfor %}
         from read_parquet('{{ files }}')
