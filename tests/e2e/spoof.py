@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.integration.impostor import impostor
 
 DEVICE = "eth0"
 _LONGEST = 120  # seconds
+_CLAIMED = "claimed\n"
 _ARP, _REPLY = 0x0806, b"\0\1\x08\0\6\4\0\2"
 _RULES = """table ip spoof {{
   chain prerouting {{
@@ -31,6 +33,22 @@ _RULES = """table ip spoof {{
   }}
 }}
 """
+
+
+def begin(enter: Sequence[str], *words: str) -> subprocess.Popen[str]:
+    """Start this program with its arguments in the network that `enter` enters, and wait until it claims the address.
+
+    `communicate` ends it and returns its JSON.
+    """
+    process = subprocess.Popen(
+        [*enter, sys.executable, "-m", "tests.e2e.spoof", *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == _CLAIMED
+    return process
 
 
 def mac(text: str) -> bytes:
@@ -49,7 +67,7 @@ def claim(address: str, victim: str, victim_mac: str, over: threading.Event) -> 
             with suppress(OSError):  # the node's filter drops it
                 raw.send(frame)
             if not count:
-                print("claimed", flush=True)
+                print(end=_CLAIMED, flush=True)
             if over.wait(0.1):
                 return
 

@@ -9,7 +9,6 @@ import json
 import shlex
 import socket
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from homelab.certificates import Authority, Names
 from homelab.lab import down
 from homelab.lab.lxc import Runtime
 from homelab.progress import TerminalProgress
+from tests.e2e import spoof
 from tests.e2e.conftest import LAB, Cli
 from tests.integration.machine_state import machine_state
 from tests.integration.waiting import until
@@ -283,11 +283,8 @@ def test_neighbour_that_spoofs_the_address_of_postgresql_gets_no_password(cli: C
     (tmp_path / "tls").write_text(Authority.create("e2e", NAMES_OF_POSTGRES).issue(NAMES_OF_POSTGRES))
     victim_mac = cli.on("analytics-platform", "cat /sys/class/net/eth0/address")
     tls = kind if kind == "none" else str(tmp_path / "tls")
-    words = [sys.executable, "-m", "tests.e2e.spoof", "10.99.2.195", "10.99.2.196", victim_mac, tls]
-    network = f"--net=/proc/{Runtime(LAB).pid(397)}/ns/net"
-    spoofing = subprocess.Popen(["nsenter", network, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert spoofing.stdout
-    assert spoofing.stdout.readline() == "claimed\n"
+    network = ["nsenter", f"--net=/proc/{Runtime(LAB).pid(397)}/ns/net"]
+    spoofing = spoof.begin(network, "10.99.2.195", "10.99.2.196", victim_mac, tls)
     done = cli.run("ssh", "analytics-platform", "--", "homelab-pipeline weather.fetch", expect=None)
     received = json.loads(spoofing.communicate(timeout=60)[0])
     assert received["connections"] > 0

@@ -33,6 +33,7 @@ from homelab.proxmox import Client
 from homelab.proxmox.property_strings import parse
 from homelab.runtime.container_changes import Outcome
 from homelab.runtime.session import Session
+from tests.e2e import spoof
 from tests.integration.lab_fixture import QUIET, fresh, in_a_lab
 from tests.integration.waiting import until
 
@@ -203,12 +204,7 @@ def test_container_cannot_claim_the_address_of_another_one(place: Place, overlay
     place.up(overlay)
     victim, thief = mac_of(place, LAKE), mac_of(place, FLOW)
     pings(LAKE, DATABASE)
-    words = ["-m", "tests.e2e.spoof", ADDRESSES[DATABASE], ADDRESSES[LAKE], victim, "none"]
-    spoofing = subprocess.Popen(
-        inside(FLOW, sys.executable, *words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert spoofing.stdout
-    assert spoofing.stdout.readline() == "claimed\n"
+    spoofing = spoof.begin(inside(FLOW), ADDRESSES[DATABASE], ADDRESSES[LAKE], victim, "none")
     time.sleep(1)  # ten claims
     command = inside(LAKE, "ip", "-json", "neigh", "show", ADDRESSES[DATABASE])
     (seen,) = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from homelab.commands.alerts import send_test
 from homelab.errors import HomelabError, InputError
 from homelab.host import Result
 from homelab.inventory import load
-from homelab.model import Alerts, Inventory, ServiceContext
+from homelab.model import Alerts, Inventory, ServiceContext, Step
 from homelab.paths import bundled_path
 from homelab.secrets import FileSecretStore
 from homelab.services.alert_bridge import sender, watcher
@@ -169,6 +169,16 @@ def test_wrong_value_is_an_error_that_shows_no_secret(tmp_path: Path, change: di
     assert "hunter2" not in found
 
 
+def bridge_with(folder: Path, alerts: Mapping[str, object], secret: str, value: str) -> Sequence[Step]:
+    """Return the steps of the bridge for receivers with a secret."""
+    wanted = inventory(folder, alerts)
+    container = wanted.container_with("analytics")
+    store = FileSecretStore(folder / "state")
+    store.set(secret, value)
+    context = ServiceContext(inventory=wanted, container=container, secret_store=store, host_keys={})
+    return container.services["alert_bridge"].steps(context)
+
+
 @pytest.mark.parametrize("receiver", ["slack", "webhook"])
 @pytest.mark.parametrize(
     ("url", "is_usable"),
@@ -182,16 +192,12 @@ def test_wrong_value_is_an_error_that_shows_no_secret(tmp_path: Path, change: di
 )
 def test_url_of_a_receiver_is_checked_and_not_quoted(tmp_path: Path, receiver: str, url: str, is_usable: bool) -> None:
     named = {"secret": "hook"}
-    wanted = inventory(tmp_path, {receiver: {"webhook": named} if receiver == "slack" else named})
-    container = wanted.container_with("analytics")
-    store = FileSecretStore(tmp_path / "state")
-    store.set("hook", url)
-    context = ServiceContext(inventory=wanted, container=container, secret_store=store, host_keys={})
+    alerts = {receiver: {"webhook": named} if receiver == "slack" else named}
     if is_usable:
-        assert container.services["alert_bridge"].steps(context)
+        assert bridge_with(tmp_path, alerts, "hook", url)
         return
     with pytest.raises(InputError, match=f"Cannot send alerts to {receiver}: its URL cannot be used") as caught:
-        container.services["alert_bridge"].steps(context)
+        bridge_with(tmp_path, alerts, "hook", url)
     assert "hunter2" not in str(caught.value)
 
 
@@ -205,16 +211,12 @@ def test_url_of_a_receiver_is_checked_and_not_quoted(tmp_path: Path, receiver: s
     ],
 )
 def test_item_of_urls_is_one_url(tmp_path: Path, url: str, is_one: bool) -> None:
-    wanted = inventory(tmp_path, {"urls": ["ntfy://ntfy.sh/my-topic", {"secret": "two"}]})
-    container = wanted.container_with("analytics")
-    store = FileSecretStore(tmp_path / "state")
-    store.set("two", url)
-    context = ServiceContext(inventory=wanted, container=container, secret_store=store, host_keys={})
+    alerts = {"urls": ["ntfy://ntfy.sh/my-topic", {"secret": "two"}]}
     if is_one:
-        assert container.services["alert_bridge"].steps(context)
+        assert bridge_with(tmp_path, alerts, "two", url)
         return
     with pytest.raises(InputError, match="Cannot send alerts to url-2: it has more than one URL") as caught:
-        container.services["alert_bridge"].steps(context)
+        bridge_with(tmp_path, alerts, "two", url)
     assert "hunter2" not in f"{caught.value} {caught.value.details}"
 
 
